@@ -1,0 +1,3 @@
+//! Parse, run, print one report, exit.
+
+fn main() {}
