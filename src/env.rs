@@ -26,6 +26,4 @@ pub const MANAGER_VARIABLES: &[&str] = &["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY
 pub const MANAGER_PREFIXES: &[&str] = &["WATCHDOG_", "LISTEN_"];
 
 /// What a child gets of ferry's environment with `inherit_env = false`.
-pub const MINIMAL: &[&str] = &[
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "TZ",
-];
+pub const MINIMAL: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "TZ"];

@@ -87,21 +87,13 @@ impl Message {
     /// For text that is no JSON, or no single message.
     pub fn from_client(mut text: Vec<u8>) -> Result<Self, Invalid> {
         if std::str::from_utf8(&text).is_err() {
-            return Err(Invalid {
-                code: code::PARSE_ERROR,
-                why: "the body is not valid UTF-8".into(),
-                id: None,
-            });
+            return Err(Invalid { code: code::PARSE_ERROR, why: "the body is not valid UTF-8".into(), id: None });
         }
-        let found: Found<'_> =
-            serde_json::from_slice(&text).map_err(|error| unreadable(&text, &error))?;
+        let found: Found<'_> = serde_json::from_slice(&text).map_err(|error| unreadable(&text, &error))?;
         let parts = found.checked(&text)?;
         // Legal JSON has raw line breaks between tokens only, so the parts stay where they are.
         flatten(&mut text);
-        Ok(Self {
-            text: Bytes::from(text),
-            parts,
-        })
+        Ok(Self { text: Bytes::from(text), parts })
     }
 
     /// Reads one line of a server, with the tolerance that servers need: anything with a method or with an id counts.
@@ -109,8 +101,7 @@ impl Message {
     /// # Errors
     /// For a line that is no JSON object, or one that has neither.
     pub fn from_server(line: Bytes) -> Result<Self, Invalid> {
-        let found: Found<'_> =
-            serde_json::from_slice(&line).map_err(|error| unreadable(&line, &error))?;
+        let found: Found<'_> = serde_json::from_slice(&line).map_err(|error| unreadable(&line, &error))?;
         let parts = found.parts(&line);
         if parts.method.is_none() && parts.id.is_none() && parts.error.is_none() {
             return Err(invalid("neither a method nor an id", None));
@@ -208,10 +199,7 @@ impl Message {
 
 /// A whole number below 2^53, written as a number or as a string.
 pub fn number(raw: &str) -> Option<u64> {
-    let digits = raw
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .unwrap_or(raw);
+    let digits = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw);
     if digits.is_empty() || digits.len() > 16 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -233,11 +221,7 @@ pub fn is_id(raw: &str) -> bool {
 }
 
 fn invalid(why: impl Into<String>, id: Option<Bytes>) -> Invalid {
-    Invalid {
-        code: code::INVALID_REQUEST,
-        why: why.into(),
-        id,
-    }
+    Invalid { code: code::INVALID_REQUEST, why: why.into(), id }
 }
 
 /// Tells JSON of the wrong shape from text that is no JSON at all.
@@ -249,11 +233,7 @@ fn unreadable(text: &[u8], error: &serde_json::Error) -> Invalid {
             _ => {}
         }
     }
-    Invalid {
-        code: code::PARSE_ERROR,
-        why: format!("invalid JSON: {error}"),
-        id: None,
-    }
+    Invalid { code: code::PARSE_ERROR, why: format!("invalid JSON: {error}"), id: None }
 }
 
 fn span(text: &[u8], part: &str) -> Range<usize> {
@@ -277,10 +257,7 @@ impl Found<'_> {
     fn parts(&self, text: &[u8]) -> Parts {
         let place = |raw: Option<&RawValue>| raw.map(|raw| span(text, raw.get()));
         Parts {
-            method: self
-                .method
-                .and_then(|raw| members::string(raw.get()))
-                .map(std::borrow::Cow::into_owned),
+            method: self.method.and_then(|raw| members::string(raw.get())).map(std::borrow::Cow::into_owned),
             id: place(self.id),
             params: place(self.params),
             result: place(self.result),
@@ -290,20 +267,12 @@ impl Found<'_> {
 
     /// JSON-RPC 2.0 §4 and §5, and MCP's own rule that an id is never null.
     fn checked(&self, text: &[u8]) -> Result<Parts, Invalid> {
-        let id = self
-            .id
-            .filter(|raw| is_id(raw.get()))
-            .map(|raw| Bytes::copy_from_slice(raw.get().as_bytes()));
+        let id = self.id.filter(|raw| is_id(raw.get())).map(|raw| Bytes::copy_from_slice(raw.get().as_bytes()));
         let refuse = |why: &str| Err(invalid(why, id.clone()));
         if let Some(key) = &self.repeated {
             return refuse(&format!("duplicate member `{key}`"));
         }
-        if self
-            .jsonrpc
-            .and_then(|raw| members::string(raw.get()))
-            .as_deref()
-            != Some("2.0")
-        {
+        if self.jsonrpc.and_then(|raw| members::string(raw.get())).as_deref() != Some("2.0") {
             return refuse("`jsonrpc` must be \"2.0\"");
         }
         if self.id.is_some() && id.is_none() {
@@ -322,11 +291,7 @@ impl Found<'_> {
                 return refuse("a message has a method, or an id with a result or an error");
             }
         }
-        for (name, value) in [
-            ("params", self.params),
-            ("result", self.result),
-            ("error", self.error),
-        ] {
+        for (name, value) in [("params", self.params), ("result", self.result), ("error", self.error)] {
             if value.is_some_and(|raw| !raw.get().starts_with('{')) {
                 return refuse(&format!("`{name}` must be an object"));
             }
@@ -357,9 +322,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Found<'a> {
                         "error" => &mut found.error,
                         _ => {
                             if keys.repeated(&key, others.iter().map(String::as_str)) {
-                                found
-                                    .repeated
-                                    .get_or_insert_with(|| key.clone().into_owned());
+                                found.repeated.get_or_insert_with(|| key.clone().into_owned());
                             }
                             others.push(key.into_owned());
                             map.next_value::<IgnoredAny>()?;
@@ -373,10 +336,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Found<'a> {
                 }
                 Ok(found)
             }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                _: A,
-            ) -> Result<Self::Value, A::Error> {
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
                 Err(A::Error::custom("an array, where one message is expected"))
             }
         }
@@ -409,13 +369,8 @@ pub fn answer(id: &str, result: &str) -> String {
 /// The text of an error. Without a readable id there is none in it: the MCP schemas refuse `null`.
 pub fn error(id: Option<&str>, code: i32, message: &str, data: Option<&str>) -> String {
     let id = id.map(|id| format!("\"id\":{id},")).unwrap_or_default();
-    let data = data
-        .map(|data| format!(",\"data\":{data}"))
-        .unwrap_or_default();
-    format!(
-        "{{\"jsonrpc\":\"2.0\",{id}\"error\":{{\"code\":{code},\"message\":{}{data}}}}}",
-        members::quote(message)
-    )
+    let data = data.map(|data| format!(",\"data\":{data}")).unwrap_or_default();
+    format!("{{\"jsonrpc\":\"2.0\",{id}\"error\":{{\"code\":{code},\"message\":{}{data}}}}}", members::quote(message))
 }
 
 #[cfg(test)]
@@ -430,20 +385,11 @@ mod tests {
     fn a_message_is_told_by_its_members() {
         for (text, kind) in [
             (r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#, Kind::Request),
-            (
-                r#"{"id":"a","params":{},"method":"x","jsonrpc":"2.0"}"#,
-                Kind::Request,
-            ),
+            (r#"{"id":"a","params":{},"method":"x","jsonrpc":"2.0"}"#, Kind::Request),
             (r#"{"jsonrpc":"2.0","id":1.5,"method":"x"}"#, Kind::Request),
-            (
-                r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
-                Kind::Notification,
-            ),
+            (r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, Kind::Notification),
             (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, Kind::Response),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""},"extra":[1,2]}"#,
-                Kind::Response,
-            ),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""},"extra":[1,2]}"#, Kind::Response),
         ] {
             assert_eq!(client(text).unwrap().kind(), kind, "{text}");
         }
@@ -455,93 +401,31 @@ mod tests {
         for (text, code, id) in [
             ("", PARSE_ERROR, None),
             ("{", PARSE_ERROR, None),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"x"} x"#,
-                PARSE_ERROR,
-                None,
-            ),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x"} x"#, PARSE_ERROR, None),
             ("[]", INVALID_REQUEST, None),
-            (
-                r#"[{"jsonrpc":"2.0","id":1,"method":"x"}]"#,
-                INVALID_REQUEST,
-                None,
-            ),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"x"}]"#, INVALID_REQUEST, None),
             ("42", INVALID_REQUEST, None),
             ("null", INVALID_REQUEST, None),
             (r#"{"id":7,"method":"x"}"#, INVALID_REQUEST, Some("7")),
-            (
-                r#"{"jsonrpc":"1.0","id":"a","method":"x"}"#,
-                INVALID_REQUEST,
-                Some("\"a\""),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#,
-                INVALID_REQUEST,
-                None,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":true,"method":"x"}"#,
-                INVALID_REQUEST,
-                None,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#,
-                INVALID_REQUEST,
-                None,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":7}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"x","params":[]}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"x","params":null}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"x","method":"y"}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"x","m\u0065thod":"y"}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"x","a":1,"a":2}"#,
-                INVALID_REQUEST,
-                Some("1"),
-            ),
+            (r#"{"jsonrpc":"1.0","id":"a","method":"x"}"#, INVALID_REQUEST, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#, INVALID_REQUEST, None),
+            (r#"{"jsonrpc":"2.0","id":true,"method":"x"}"#, INVALID_REQUEST, None),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#, INVALID_REQUEST, None),
+            (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, INVALID_REQUEST, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":[]}"#, INVALID_REQUEST, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":null}"#, INVALID_REQUEST, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, INVALID_REQUEST, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","method":"y"}"#, INVALID_REQUEST, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","m\u0065thod":"y"}"#, INVALID_REQUEST, Some("1")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","a":1,"a":2}"#, INVALID_REQUEST, Some("1")),
             (r#"{"jsonrpc":"2.0","id":1}"#, INVALID_REQUEST, Some("1")),
             (r#"{"jsonrpc":"2.0","result":{}}"#, INVALID_REQUEST, None),
         ] {
             let refused = client(text).expect_err(text);
-            assert_eq!(
-                (refused.code, refused.id.as_deref()),
-                (code, id.map(str::as_bytes)),
-                "{text}: {refused}"
-            );
+            assert_eq!((refused.code, refused.id.as_deref()), (code, id.map(str::as_bytes)), "{text}: {refused}");
         }
-        assert_eq!(
-            Message::from_client(vec![b'"', 0xff, b'"'])
-                .unwrap_err()
-                .code,
-            PARSE_ERROR
-        );
-        let inside =
-            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\",\"params\":{\"a\":\"\xff\"}}".to_vec();
+        assert_eq!(Message::from_client(vec![b'"', 0xff, b'"']).unwrap_err().code, PARSE_ERROR);
+        let inside = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\",\"params\":{\"a\":\"\xff\"}}".to_vec();
         assert_eq!(Message::from_client(inside).unwrap_err().code, PARSE_ERROR);
     }
 
@@ -553,49 +437,18 @@ mod tests {
         let message = message.unwrap();
         assert_eq!(message.params_text(), Some("{ \"a\": \"b\\nc\"}"));
         assert!(!message.text().contains(&b'\n') && !message.text().contains(&b'\r'));
-        assert!(
-            client("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\nb\"}").is_err(),
-            "a raw break inside a string"
-        );
+        assert!(client("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\nb\"}").is_err(), "a raw break inside a string");
     }
 
     #[test]
     fn a_server_is_read_with_patience() {
         let read = |text: &'static str| Message::from_server(Bytes::from_static(text.as_bytes()));
         assert_eq!(read(r#"{"id":3,"result":null}"#).unwrap().own_id(), Some(3));
-        assert_eq!(
-            read(r#"{"jsonrpc":"2.0","id":"12","result":{}}"#)
-                .unwrap()
-                .own_id(),
-            Some(12)
-        );
-        assert_eq!(
-            read(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":""}}"#)
-                .unwrap()
-                .own_id(),
-            None
-        );
-        assert_eq!(
-            read(r#"{"jsonrpc":"2.0","id":1.0,"result":{}}"#)
-                .unwrap()
-                .own_id(),
-            None
-        );
-        assert_eq!(
-            read(r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#)
-                .unwrap()
-                .kind(),
-            Kind::Request
-        );
-        for garbage in [
-            "[]",
-            "42",
-            "\"x\"",
-            "{}",
-            "null",
-            "listening on 8080",
-            "{\"a\":1}",
-        ] {
+        assert_eq!(read(r#"{"jsonrpc":"2.0","id":"12","result":{}}"#).unwrap().own_id(), Some(12));
+        assert_eq!(read(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":""}}"#).unwrap().own_id(), None);
+        assert_eq!(read(r#"{"jsonrpc":"2.0","id":1.0,"result":{}}"#).unwrap().own_id(), None);
+        assert_eq!(read(r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#).unwrap().kind(), Kind::Request);
+        for garbage in ["[]", "42", "\"x\"", "{}", "null", "listening on 8080", "{\"a\":1}"] {
             assert!(read(garbage).is_err(), "{garbage}");
         }
     }

@@ -50,13 +50,7 @@ struct Overlong {
 impl<R: AsyncRead + Unpin> Lines<R> {
     /// Reads lines of up to `max` bytes from `reader`.
     pub fn new(reader: R, max: usize) -> Self {
-        Self {
-            reader,
-            buffer: BytesMut::new(),
-            searched: 0,
-            max,
-            overlong: None,
-        }
+        Self { reader, buffer: BytesMut::new(), searched: 0, max, overlong: None }
     }
 
     /// The next line that is not blank; `None` at the end of the stream. A last line without a break counts.
@@ -103,8 +97,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     /// Lets go of what a line has beyond the bound but for its end.
     fn bound(&mut self) {
         if self.overlong.is_none() && self.buffer.len() > self.max {
-            let head =
-                Bytes::copy_from_slice(&self.buffer[..KEPT_OF_OVERLONG.min(self.buffer.len())]);
+            let head = Bytes::copy_from_slice(&self.buffer[..KEPT_OF_OVERLONG.min(self.buffer.len())]);
             self.overlong = Some(Overlong { head, length: 0 });
         }
         if let Some(overlong) = &mut self.overlong {
@@ -126,23 +119,11 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             let ends = KEPT_OF_OVERLONG.min(line.len());
             let head = Bytes::copy_from_slice(&line[..ends]);
             let tail = Bytes::copy_from_slice(&line[line.len() - ends..]);
-            return Some(Line::Overlong {
-                head,
-                tail,
-                length: line.len() as u64,
-            });
+            return Some(Line::Overlong { head, tail, length: line.len() as u64 });
         }
-        let line = line
-            .strip_suffix(b"\r")
-            .map_or(line.clone(), |shorter| line.slice_ref(shorter));
-        let line = line
-            .strip_prefix(b"\xef\xbb\xbf")
-            .map_or(line.clone(), |shorter| line.slice_ref(shorter));
-        if line.iter().all(u8::is_ascii_whitespace) {
-            None
-        } else {
-            Some(Line::Whole(line))
-        }
+        let line = line.strip_suffix(b"\r").map_or(line.clone(), |shorter| line.slice_ref(shorter));
+        let line = line.strip_prefix(b"\xef\xbb\xbf").map_or(line.clone(), |shorter| line.slice_ref(shorter));
+        if line.iter().all(u8::is_ascii_whitespace) { None } else { Some(Line::Whole(line)) }
     }
 }
 
@@ -151,11 +132,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 /// SDKs write the id either right after `jsonrpc` or as the last member.
 pub fn overlong_id(head: &[u8], tail: &[u8]) -> Option<u64> {
     let head = String::from_utf8_lossy(head);
-    let compact: String = head
-        .chars()
-        .take(120)
-        .filter(|c| !c.is_ascii_whitespace())
-        .collect();
+    let compact: String = head.chars().take(120).filter(|c| !c.is_ascii_whitespace()).collect();
     if is_call(&compact) {
         return None;
     }
@@ -178,11 +155,7 @@ pub fn overlong_id(head: &[u8], tail: &[u8]) -> Option<u64> {
     let number = tail.trim_end_matches(|c: char| c.is_ascii_digit());
     let digits = &tail[number.len()..];
     let before = number.trim_end().strip_suffix(':')?.trim_end();
-    if before.ends_with("\"id\"") && !before.ends_with("\\\"id\"") {
-        digits.parse().ok()
-    } else {
-        None
-    }
+    if before.ends_with("\"id\"") && !before.ends_with("\\\"id\"") { digits.parse().ok() } else { None }
 }
 
 /// Whether a line begins as a request or notification of the server's own: its id is in another numbering.
@@ -197,9 +170,7 @@ fn is_call(compact: &str) -> bool {
 }
 
 fn leading_number(text: &str) -> Option<u64> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text[..end].parse().ok()
 }
 
@@ -223,10 +194,7 @@ mod tests {
     #[tokio::test]
     async fn lines_come_without_breaks_marks_and_blanks() {
         let input = b"\xef\xbb\xbf{\"a\":1}\r\n\r\n  \n{}\nlast";
-        assert_eq!(
-            read(input, 100).await,
-            [whole("{\"a\":1}"), whole("{}"), whole("last")]
-        );
+        assert_eq!(read(input, 100).await, [whole("{\"a\":1}"), whole("{}"), whole("last")]);
         assert_eq!(read(b"", 100).await, []);
     }
 
@@ -238,16 +206,7 @@ mod tests {
             input.extend_from_slice(&long);
             input.extend_from_slice(b"\nafter\n");
             let lines = read(&input, 100).await;
-            let [
-                before,
-                Line::Overlong {
-                    head,
-                    tail,
-                    length: told,
-                },
-                after,
-            ] = &lines[..]
-            else {
+            let [before, Line::Overlong { head, tail, length: told }, after] = &lines[..] else {
                 panic!("{length}: {lines:?}");
             };
             assert_eq!((before, after), (&whole("before"), &whole("after")));
@@ -262,56 +221,25 @@ mod tests {
     async fn large_lines_within_the_bound_arrive_whole() {
         let large = "x".repeat(3_000_000);
         let input = format!("{large}\nsmall\n{large}\n");
-        assert_eq!(
-            read(input.as_bytes(), 4_000_000).await,
-            [whole(&large), whole("small"), whole(&large)]
-        );
+        assert_eq!(read(input.as_bytes(), 4_000_000).await, [whole(&large), whole("small"), whole(&large)]);
     }
 
     #[test]
     fn the_id_of_an_overlong_line_is_found_at_either_end() {
         for (head, tail, id) in [
             (r#"{"jsonrpc":"2.0","id":17,"result":{"#, "}}", Some(17)),
-            (
-                r#"{"jsonrpc": "2.0", "id": 17, "result": {"#,
-                "}}",
-                Some(17),
-            ),
+            (r#"{"jsonrpc": "2.0", "id": 17, "result": {"#, "}}", Some(17)),
             (r#"{"id":3,"jsonrpc":"2.0","result":{"#, "}}", Some(3)),
-            (
-                r#"{"result":{"content":["#,
-                r#"]},"jsonrpc":"2.0","id":9}"#,
-                Some(9),
-            ),
-            (
-                r#"{"result":{"content":["#,
-                r#"]}, "id": 9, "jsonrpc": "2.0"}"#,
-                Some(9),
-            ),
+            (r#"{"result":{"content":["#, r#"]},"jsonrpc":"2.0","id":9}"#, Some(9)),
+            (r#"{"result":{"content":["#, r#"]}, "id": 9, "jsonrpc": "2.0"}"#, Some(9)),
             (r#"{"result":{"content":["#, r#"]},"id":9 } "#, Some(9)),
-            (
-                r#"{"jsonrpc":"2.0","method":"x","params":{"#,
-                r#""id":9}}"#,
-                None,
-            ),
+            (r#"{"jsonrpc":"2.0","method":"x","params":{"#, r#""id":9}}"#, None),
             (r#"{"result":{"text":""#, r#"\"id\":9}"#, None),
-            (
-                r#"{"method":"sampling/createMessage","params":{"#,
-                r#"},"jsonrpc":"2.0","id":9}"#,
-                None,
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage","params":{"#,
-                "}}",
-                None,
-            ),
+            (r#"{"method":"sampling/createMessage","params":{"#, r#"},"jsonrpc":"2.0","id":9}"#, None),
+            (r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage","params":{"#, "}}", None),
             ("garbage", "garbage", None),
         ] {
-            assert_eq!(
-                overlong_id(head.as_bytes(), tail.as_bytes()),
-                id,
-                "{head} … {tail}"
-            );
+            assert_eq!(overlong_id(head.as_bytes(), tail.as_bytes()), id, "{head} … {tail}");
         }
     }
 }

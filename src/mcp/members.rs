@@ -24,10 +24,7 @@ impl<'a> Members<'a> {
 
     /// The raw value of a member.
     pub fn get(&self, key: &str) -> Option<&'a RawValue> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| *value)
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 
     /// The text of a member's value.
@@ -43,11 +40,7 @@ impl<'a> Members<'a> {
     /// A member that is an object.
     pub fn object(&self, key: &str) -> Option<Members<'a>> {
         let text = self.text(key)?;
-        if text.starts_with('{') {
-            Self::read(text).ok()
-        } else {
-            None
-        }
+        if text.starts_with('{') { Self::read(text).ok() } else { None }
     }
 
     /// Whether a member is there, whatever its value.
@@ -57,8 +50,7 @@ impl<'a> Members<'a> {
 
     /// Whether a member is there and is not `false` or `null`.
     pub fn truthy(&self, key: &str) -> bool {
-        self.text(key)
-            .is_some_and(|text| !matches!(text, "false" | "null"))
+        self.text(key).is_some_and(|text| !matches!(text, "false" | "null"))
     }
 
     /// All members in order.
@@ -126,11 +118,7 @@ impl Keys {
     const FEW: usize = 16;
 
     /// Notes `key`; `seen` are those already read where they are few.
-    pub(super) fn repeated<'k>(
-        &mut self,
-        key: &str,
-        seen: impl ExactSizeIterator<Item = &'k str> + Clone,
-    ) -> bool {
+    pub(super) fn repeated<'k>(&mut self, key: &str, seen: impl ExactSizeIterator<Item = &'k str> + Clone) -> bool {
         if seen.len() < Self::FEW {
             return seen.clone().any(|earlier| earlier == key);
         }
@@ -203,21 +191,12 @@ mod tests {
 
     #[test]
     fn members_keep_their_order_and_their_bytes() {
-        let members =
-            Members::read(r#"{"b": 1.0e2, "a": {"x" :[ ]}, "\u0063": "\u00e9"}"#).unwrap();
+        let members = Members::read(r#"{"b": 1.0e2, "a": {"x" :[ ]}, "\u0063": "\u00e9"}"#).unwrap();
         assert_eq!(members.text("b"), Some("1.0e2"));
         assert_eq!(members.text("a"), Some(r#"{"x" :[ ]}"#));
         assert_eq!(members.string("c").as_deref(), Some("é"));
         assert_eq!(
-            rewrite(
-                &members,
-                &[
-                    ("a", Some("2")),
-                    ("z", Some("null")),
-                    ("b", None),
-                    ("y", None)
-                ]
-            ),
+            rewrite(&members, &[("a", Some("2")), ("z", Some("null")), ("b", None), ("y", None)]),
             r#"{"a":2,"c":"\u00e9","z":null}"#
         );
     }
@@ -233,13 +212,9 @@ mod tests {
 
     #[test]
     fn only_a_string_is_a_string() {
-        for (raw, value) in [
-            (r#""a""#, Some("a")),
-            (r#""a\"b""#, Some("a\"b")),
-            ("1", None),
-            ("null", None),
-            (r#""""#, Some("")),
-        ] {
+        for (raw, value) in
+            [(r#""a""#, Some("a")), (r#""a\"b""#, Some("a\"b")), ("1", None), ("null", None), (r#""""#, Some(""))]
+        {
             assert_eq!(string(raw).as_deref(), value, "{raw}");
         }
     }

@@ -66,15 +66,8 @@ pub fn best_legacy<'a>(offered: impl IntoIterator<Item = &'a str>) -> Option<&'s
     best(LEGACY, offered)
 }
 
-fn best<'a>(
-    known: &'static [&'static str],
-    offered: impl IntoIterator<Item = &'a str>,
-) -> Option<&'static str> {
-    offered
-        .into_iter()
-        .filter_map(|version| known.iter().find(|known| **known == version))
-        .max()
-        .copied()
+fn best<'a>(known: &'static [&'static str], offered: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
+    offered.into_iter().filter_map(|version| known.iter().find(|known| **known == version)).max().copied()
 }
 
 /// The legacy version that a server's own answer stands for, and whether it was an odd one.
@@ -123,14 +116,8 @@ mod tests {
 
     #[test]
     fn the_best_version_is_the_newest_both_speak() {
-        assert_eq!(
-            best_legacy(["2024-11-05", "2025-06-18", "1999-01-01"]),
-            Some("2025-06-18")
-        );
-        assert_eq!(
-            best_modern(["2025-06-18", "2026-07-28"]),
-            Some("2026-07-28")
-        );
+        assert_eq!(best_legacy(["2024-11-05", "2025-06-18", "1999-01-01"]), Some("2025-06-18"));
+        assert_eq!(best_modern(["2025-06-18", "2026-07-28"]), Some("2026-07-28"));
         assert_eq!(best_modern(["2027-01-01"]), None);
     }
 }
