@@ -5,8 +5,11 @@
 //! and hands the rest to whoever listens; [`probe`] opens a connection in the era that the server at its end speaks.
 //! Deliberately absent: HTTP, clients, sessions, processes. Any reader and writer will do.
 
+pub mod connection;
 pub mod envelope;
 pub mod lines;
 pub mod members;
 
+pub mod probe;
 pub mod version;
+pub mod writer;
