@@ -157,11 +157,11 @@ impl<X: Exchange> Connection<X> {
             head.push_str(",\"params\":");
         }
         let parts = std::iter::once(Bytes::from(head)).chain(params).chain([Bytes::from_static(b"}")]);
-        let sent = self.0.writer.send(Line::new(parts).carrying(id)).await;
-        if sent.is_err() {
-            self.lock().slots.remove(&id);
-        }
-        sent
+        // A caller that gives up while the queue is full must leave nothing behind.
+        let unsent = Forget { connection: self, id };
+        self.0.writer.send(Line::new(parts).carrying(id)).await?;
+        std::mem::forget(unsent);
+        Ok(())
     }
 
     /// Asks the server for something on ferry's own behalf and waits for the end of it.
@@ -227,6 +227,19 @@ impl<X: Exchange> Connection<X> {
                 look(*id, exchange, slot.cancelled);
             }
         }
+    }
+
+    /// The exchange under this number, unless it is over or cancelled.
+    pub fn exchange(&self, id: u64) -> Option<Arc<X>> {
+        match self.lock().slots.get(&id) {
+            Some(Slot { owner: Owner::Exchange(exchange), cancelled: false }) => Some(Arc::clone(exchange)),
+            _ => None,
+        }
+    }
+
+    /// Takes an exchange out of the table without a word to the server, which has ended it in its own way.
+    pub fn forget(&self, id: u64) {
+        self.lock().slots.remove(&id);
     }
 
     /// How many requests are in flight, cancelled ones included.
@@ -308,13 +321,7 @@ impl<X: Exchange> Connection<X> {
 
     fn progress(&self, message: &Message) {
         let members = message.param_members().unwrap_or_default();
-        let exchange = members.text("progressToken").and_then(envelope::number).and_then(|id| {
-            let table = self.lock();
-            match table.slots.get(&id) {
-                Some(Slot { owner: Owner::Exchange(exchange), cancelled: false }) => Some(Arc::clone(exchange)),
-                _ => None,
-            }
-        });
+        let exchange = members.text("progressToken").and_then(envelope::number).and_then(|id| self.exchange(id));
         match exchange {
             Some(exchange) => exchange.progress(message),
             None => self.strayed("progress"),

@@ -34,6 +34,8 @@ pub struct Opening {
 pub enum Choice {
     /// The modern one where the server has it, else the legacy one.
     Probe,
+    /// The legacy one where the server has it, else the modern one.
+    PreferLegacy,
     /// The legacy one, without asking.
     Legacy,
     /// The modern one, without falling back.
@@ -59,6 +61,9 @@ pub enum OpenError {
     /// The server ended at the first modern message. A new process should be greeted with `initialize` at once.
     #[error("the server ended when it was asked `server/discover`")]
     EndedOnProbe,
+    /// The server ended at `initialize`. A new process should be asked `server/discover`.
+    #[error("the server ended when it was asked `initialize`")]
+    EndedOnInitialize,
     /// The server ended.
     #[error("the server ended before it had answered `{asked}`")]
     Ended {
@@ -113,7 +118,7 @@ enum State {
     /// `server/discover` was not answered in time, so `initialize` is out as well.
     Both { discovered: bool, refused: bool },
     /// `initialize` is out, alone; `again` after a first refusal that named a better version.
-    Initializing { again: bool },
+    Initializing { again: bool, fall_forward: bool },
 }
 
 /// What the server did, or did not.
@@ -156,7 +161,8 @@ impl State {
     fn on(self, event: Event) -> (Self, Step) {
         use Event::{Closed, DiscoverRefused, Discovered, InitializeRefused, Initialized, ProbeTimeout};
         use State::{Both, Discovering, Initializing};
-        let initialize = (Initializing { again: false }, Step::Initialize(LATEST_LEGACY));
+        let initialize =
+            (Initializing { again: false, fall_forward: false }, Step::Initialize(LATEST_LEGACY));
         let modern = |versions: &[String]| version::best_modern(versions.iter().map(String::as_str)).is_some();
         match (self, event) {
             (Discovering { fall_back, .. }, Discovered(versions)) => {
@@ -209,12 +215,16 @@ impl State {
                 }
             }
             (Both { refused: true, .. }, DiscoverRefused(refusal)) => (self, Step::Fail(refusal.into_error(DISCOVER))),
-            (Initializing { again }, InitializeRefused(refusal)) => {
+            (Initializing { again, fall_forward }, InitializeRefused(refusal)) => {
                 match version::best_legacy(refusal.supported.iter().map(String::as_str)) {
-                    Some(best) if !again => (Initializing { again: true }, Step::Initialize(best)),
+                    Some(best) if !again => (Initializing { again: true, fall_forward }, Step::Initialize(best)),
+                    _ if fall_forward => {
+                        (Discovering { again: false, fall_back: false }, Step::Discover(LATEST_MODERN))
+                    }
                     _ => (self, Step::Fail(refusal.into_error(INITIALIZE))),
                 }
             }
+            (Initializing { fall_forward: true, .. }, Closed) => (self, Step::Fail(OpenError::EndedOnInitialize)),
             (Both { .. } | Initializing { .. }, Closed) => (self, Step::Fail(OpenError::Ended { asked: INITIALIZE })),
             (Both { .. }, DiscoverRefused(_) | ProbeTimeout)
             | (Initializing { .. }, Discovered(_) | DiscoverRefused(_) | ProbeTimeout)
@@ -264,7 +274,12 @@ pub async fn open<X: Exchange>(connection: &Connection<X>, opening: &Opening) ->
     let (mut state, mut step) = match opening.era {
         Choice::Probe => (State::Discovering { again: false, fall_back: true }, Step::Discover(LATEST_MODERN)),
         Choice::Modern => (State::Discovering { again: false, fall_back: false }, Step::Discover(LATEST_MODERN)),
-        Choice::Legacy => (State::Initializing { again: false }, Step::Initialize(LATEST_LEGACY)),
+        Choice::PreferLegacy => {
+            (State::Initializing { again: false, fall_forward: true }, Step::Initialize(LATEST_LEGACY))
+        }
+        Choice::Legacy => {
+            (State::Initializing { again: false, fall_forward: false }, Step::Initialize(LATEST_LEGACY))
+        }
     };
     let mut asked;
     loop {
@@ -287,7 +302,7 @@ pub async fn open<X: Exchange>(connection: &Connection<X>, opening: &Opening) ->
             }
             Step::Fail(error) => return Err(error),
         }
-        asked = if initialize.is_some() { INITIALIZE } else { DISCOVER };
+        asked = if discover.is_none() || initialize.is_some() { INITIALIZE } else { DISCOVER };
         let event = tokio::select! {
             end = some(&mut discover) => {
                 discover = None;
@@ -511,6 +526,21 @@ mod tests {
         let refusal = OpenError::Refused { asked: DISCOVER, code: -32601, message: "no".into() };
         assert_eq!(steps(modern, [DiscoverRefused(refused(-32601, &[]))]), [Step::Fail(refusal)]);
         assert!(matches!(steps(modern, [discovered(&["2025-06-18"])])[..], [Step::Fail(_)]));
+    }
+
+    #[test]
+    fn where_the_legacy_era_is_preferred_a_modern_server_is_still_found() {
+        use Step::{Discover, Done, Fail};
+        let start = State::Initializing { again: false, fall_forward: true };
+        assert_eq!(steps(start, [Initialized]), [Done(Era::Legacy)]);
+        for code in [-32022, -32601, -32602, -32600] {
+            let events = [InitializeRefused(refused(code, &["2026-07-28"])), discovered(&["2026-07-28"])];
+            assert_eq!(steps(start, events), [Discover(LATEST_MODERN), Done(Era::Modern)], "{code}");
+        }
+        assert_eq!(steps(start, [Closed]), [Fail(OpenError::EndedOnInitialize)]);
+        let events = [InitializeRefused(refused(-32603, &[])), DiscoverRefused(refused(-32601, &[]))];
+        let refusal = OpenError::Refused { asked: DISCOVER, code: -32601, message: "no".into() };
+        assert_eq!(steps(start, events), [Discover(LATEST_MODERN), Fail(refusal)]);
     }
 
     #[test]
