@@ -6,4 +6,5 @@
 
 pub mod headers;
 pub mod methods;
+pub mod origin;
 pub mod refusal;
