@@ -4,6 +4,7 @@
 //! [`era`] whose protocol a request speaks, [`modern`] and [`param_headers`] whether a modern one is sound, with
 //! [`methods`] as their table. Whatever ferry answers by itself is a [`refusal`].
 
+pub mod accept;
 pub mod headers;
 pub mod methods;
 pub mod origin;
