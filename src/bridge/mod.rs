@@ -5,6 +5,7 @@
 //! [`methods`] as their table. Whatever ferry answers by itself is a [`refusal`].
 
 pub mod accept;
+pub mod era;
 pub mod headers;
 pub mod methods;
 pub mod origin;
