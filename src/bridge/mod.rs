@@ -8,5 +8,7 @@ pub mod accept;
 pub mod era;
 pub mod headers;
 pub mod methods;
+pub mod modern;
 pub mod origin;
+pub mod param_headers;
 pub mod refusal;
