@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
 
 use base64::Engine as _;
@@ -152,9 +153,10 @@ fn header(annotation: &Value, kind: Option<&Value>, place: Place) -> Result<Head
 /// Step 10 of §4.1: what is annotated stands in `arguments` and in the header alike, or in neither.
 /// `Mcp-Param-*` fields that no annotation names are nobody's business.
 pub fn check(mirrored: &[Mirrored], arguments: Option<&str>, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut objects = HashMap::new();
     for Mirrored { header, path } in mirrored {
         let mismatch = |why: &dyn fmt::Display| Err(Refusal::HeaderMismatch(format!("{header} {why}").into()));
-        let argument = at(arguments, path)?;
+        let argument = at(arguments, path, &mut objects)?;
         let value = match headers::single(headers, header) {
             Ok(value) => value,
             Err(flaw) => return mismatch(&flaw),
@@ -173,20 +175,24 @@ pub fn check(mirrored: &[Mirrored], arguments: Option<&str>, headers: &HeaderMap
     Ok(())
 }
 
-/// The raw argument at a path; none where it is `null`, or a step of the path is no object.
-fn at<'a>(arguments: Option<&'a str>, path: &[String]) -> Result<Option<&'a str>, Refusal> {
+/// The raw argument at a path; none where it is `null`, or a step of the path is no object. `objects` keeps what was
+/// read on the way: arguments may be megabytes, and paths share most of theirs.
+fn at<'a, 'p>(
+    arguments: Option<&'a str>,
+    path: &'p [String],
+    objects: &mut HashMap<&'p [String], Members<'a>>,
+) -> Result<Option<&'a str>, Refusal> {
     let mut here = arguments;
-    for step in path {
-        here = match here {
-            Some(text) if text.starts_with('{') => {
-                // Twice the same member: the header could match one, and the server take the other (§1.3).
-                let members = Members::read(text).map_err(|_| {
-                    Refusal::InvalidRequest(format!("`arguments` around `{}` repeats a member", path.join("/")).into())
-                })?;
-                members.text(step)
-            }
-            _ => return Ok(None),
+    for (depth, step) in path.iter().enumerate() {
+        let Some(text) = here.filter(|text| text.starts_with('{')) else { return Ok(None) };
+        let members = match objects.entry(&path[..depth]) {
+            Entry::Occupied(read) => read.into_mut(),
+            // Twice the same member: the header could match one, and the server take the other (§1.3).
+            Entry::Vacant(new) => new.insert(Members::read(text).map_err(|_| {
+                Refusal::InvalidRequest(format!("`arguments` around `{}` repeats a member", path.join("/")).into())
+            })?),
         };
+        here = members.text(step);
     }
     Ok(here.filter(|raw| *raw != "null"))
 }
