@@ -1,6 +1,7 @@
 //! ferry runs stdio MCP servers on the machine where their data is and puts each at a URL.
 
 pub mod bridge;
+pub mod config;
 pub mod env;
 pub mod error;
 pub mod mcp;

@@ -1,14 +1,34 @@
 //! HTTP on the tunnel's side, MCP on the child's side.
 //!
-//! The front door, pure: [`origin`] says whether a page may talk to ferry at all, [`accept`] what may be answered,
-//! [`era`] whose protocol a request speaks, [`modern`] and [`param_headers`] whether a modern one is sound, with
-//! [`methods`] as their table. Whatever ferry answers by itself is a [`refusal`].
+//! A request passes [`router`], which asks [`origin`] whether its page may talk to ferry, [`auth`] who sends it,
+//! [`accept`] what may be answered and [`era`] whose protocol it speaks. It finds its place in `sessions` or is held to
+//! [`modern`] and [`param_headers`], and one file of `relay` makes an `exchange` of it, which takes it to the [`child`]
+//! of its [`endpoint`]; the answer returns the same way, through `reply` and `stream`. What a server says unasked finds
+//! its owner by `attribution`, or nobody. A child that dies meanwhile is an answer too: a JSON-RPC error, never a
+//! hanging stream. Whatever ferry answers by itself is a [`refusal`].
+//!
+//! Deliberately absent: processes. Who starts a child is not known here ([`upstream`]).
 
 pub mod accept;
+mod attribution;
+pub mod auth;
+pub mod child;
+pub mod endpoint;
 pub mod era;
+mod exchange;
 pub mod headers;
+mod level;
+pub mod listener;
 pub mod methods;
 pub mod modern;
 pub mod origin;
 pub mod param_headers;
 pub mod refusal;
+mod relay;
+mod reply;
+pub mod router;
+pub mod session_id;
+mod sessions;
+mod standalone;
+mod stream;
+pub mod upstream;

@@ -289,27 +289,27 @@ impl<X: Exchange> Connection<X> {
         self.0.table.lock().expect("nothing panics while it holds the table")
     }
 
-    fn hear(&self, line: Bytes, inbound: &dyn Inbound<X>) {
+    fn hear(&self, line: &Bytes, inbound: &dyn Inbound<X>) {
         // Servers have been seen to answer with a batch of one, which is no message of MCP.
         if line.first() == Some(&b'[') {
-            let elements = std::str::from_utf8(&line).ok().and_then(|text| members::elements(text).ok());
+            let elements = std::str::from_utf8(line).ok().and_then(|text| members::elements(text).ok());
             match elements {
                 Some(elements) if !elements.is_empty() => {
                     for element in elements {
-                        self.hear_one(line.slice_ref(element.get().as_bytes()), inbound);
+                        self.hear_one(&line.slice_ref(element.get().as_bytes()), inbound);
                     }
                 }
-                _ => inbound.noise(&line, "an empty or broken array"),
+                _ => inbound.noise(line, "an empty or broken array"),
             }
             return;
         }
         self.hear_one(line, inbound);
     }
 
-    fn hear_one(&self, line: Bytes, inbound: &dyn Inbound<X>) {
+    fn hear_one(&self, line: &Bytes, inbound: &dyn Inbound<X>) {
         let message = match Message::from_server(line.clone()) {
             Ok(message) => message,
-            Err(invalid) => return inbound.noise(&line, &invalid.why),
+            Err(invalid) => return inbound.noise(line, &invalid.why),
         };
         match message.kind() {
             Kind::Request => inbound.request(self, message),
@@ -415,7 +415,7 @@ impl<R: AsyncRead + Unpin> Pump<R> {
                     Ok(Some(line)) => {
                         connection.0.lines_heard.fetch_add(1, Ordering::Relaxed);
                         match line {
-                            Read::Whole(line) => connection.hear(line, &*inbound),
+                            Read::Whole(line) => connection.hear(&line, &*inbound),
                             Read::Overlong { head, tail, length } => {
                                 connection.overlong(&head, &tail, length, &*inbound);
                             }
@@ -467,13 +467,13 @@ impl<X: Exchange> Drop for Close<X> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
+    use tokio::sync::Notify;
 
     #[derive(Default)]
     struct Call {
         heard: Mutex<Vec<String>>,
         over: Notify,
     }
-    use tokio::sync::Notify;
 
     impl Exchange for Call {
         fn progress(&self, message: &Message) {
@@ -530,8 +530,8 @@ mod tests {
         let (exit, exited) = oneshot::channel::<()>();
         let exited = async move { drop(exited.await) };
         let ended = tokio::spawn(pump.run(connection.clone(), Arc::clone(&ears) as _, exited));
-        let (reads, writes) = tokio::io::split(far);
-        (connection, Server { reads: BufReader::new(reads).lines(), writes, ears, exit: Some(exit), ended })
+        let (requests, answers) = tokio::io::split(far);
+        (connection, Server { reads: BufReader::new(requests).lines(), writes: answers, ears, exit: Some(exit), ended })
     }
 
     impl Server {

@@ -161,8 +161,7 @@ impl State {
     fn on(self, event: Event) -> (Self, Step) {
         use Event::{Closed, DiscoverRefused, Discovered, InitializeRefused, Initialized, ProbeTimeout};
         use State::{Both, Discovering, Initializing};
-        let initialize =
-            (Initializing { again: false, fall_forward: false }, Step::Initialize(LATEST_LEGACY));
+        let initialize = (Initializing { again: false, fall_forward: false }, Step::Initialize(LATEST_LEGACY));
         let modern = |versions: &[String]| version::best_modern(versions.iter().map(String::as_str)).is_some();
         match (self, event) {
             (Discovering { fall_back, .. }, Discovered(versions)) => {
@@ -277,9 +276,7 @@ pub async fn open<X: Exchange>(connection: &Connection<X>, opening: &Opening) ->
         Choice::PreferLegacy => {
             (State::Initializing { again: false, fall_forward: true }, Step::Initialize(LATEST_LEGACY))
         }
-        Choice::Legacy => {
-            (State::Initializing { again: false, fall_forward: false }, Step::Initialize(LATEST_LEGACY))
-        }
+        Choice::Legacy => (State::Initializing { again: false, fall_forward: false }, Step::Initialize(LATEST_LEGACY)),
     };
     let mut asked;
     loop {

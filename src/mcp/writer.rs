@@ -280,7 +280,7 @@ mod tests {
     #[tokio::test]
     async fn lines_arrive_whole_and_in_order_however_small_the_pipe() {
         let (near, mut far) = tokio::io::duplex(7);
-        let (writer, driver) = Writer::new(near, Bounds { wait: Duration::from_secs(60), ..BOUNDS });
+        let (writer, driver) = Writer::new(near, Bounds { wait: Duration::from_mins(1), ..BOUNDS });
         let driving = tokio::spawn(driver.run());
         let reading = tokio::spawn(async move {
             let mut all = String::new();
@@ -289,7 +289,7 @@ mod tests {
         let mut expected = String::new();
         for n in 0..50 {
             writer.send(Line::new([Bytes::from("a".repeat(n)), Bytes::from(n.to_string())])).await.unwrap();
-            expected += &format!("{}{n}\n", "a".repeat(n));
+            expected.extend(["a".repeat(n), n.to_string(), "\n".to_owned()]);
         }
         while writer.0.lock().bytes > 0 {
             tokio::task::yield_now().await;

@@ -1,0 +1,465 @@
+//! One request in flight: its client on one side, its server on the other, and how it may end.
+//!
+//! What a pairing of eras adds is a translation ([`Exchange::answered`]); the rest is the same for all of them. A
+//! legacy client that loses its connection has not cancelled: its request goes on, detached, for a while. A modern
+//! client's disconnect *is* the cancel.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode};
+use tokio::time::Instant;
+
+use super::auth::Identity;
+use super::child::{Child, Facts, Live};
+use super::level::Level;
+use super::refusal::Refusal;
+use super::reply::{Finish, First, Json, Keep, Reply};
+use super::sessions::Session;
+use super::stream::{Body, Source, event_stream, json};
+use crate::config::limits::Limits;
+use crate::mcp::connection::{Connection, End, Exchange as InFlight};
+use crate::mcp::envelope::Message;
+use crate::mcp::writer::Refused;
+
+/// Whose request it is.
+#[derive(Debug, Clone)]
+pub(super) enum Owner {
+    /// A legacy session's.
+    Session(Arc<Session>),
+    /// That of one modern HTTP request.
+    Request,
+}
+
+/// An answer in its client's words.
+pub(super) enum Words {
+    /// A JSON text, and the status it has while none was sent.
+    Json(StatusCode, Json),
+    /// Words of ferry's own.
+    Refusal(Refusal),
+}
+
+/// Puts a server's answer into its client's words.
+pub(super) type Translate = fn(&Exchange, &Message) -> Words;
+
+/// What is known of a request when it arrives.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each named where it is set")]
+pub(super) struct Asking {
+    pub(super) owner: Owner,
+    pub(super) identity: Identity,
+    /// Its id as the client wrote it.
+    pub(super) id: Bytes,
+    pub(super) method: String,
+    /// Its progress token as the client wrote it.
+    pub(super) token: Option<Bytes>,
+    pub(super) log_level: Option<Level>,
+    /// Whether it may lead to questions of the server.
+    pub(super) candidate: bool,
+    /// Whether its client can read a stream.
+    pub(super) streams: bool,
+    /// Whether it may take as long as it likes.
+    pub(super) unhurried: bool,
+    /// Whether its result may name a task that the client will ask for.
+    pub(super) expects_task: bool,
+    /// The parameters of a `subscriptions/listen`.
+    pub(super) listen: Option<Bytes>,
+    /// What the server declared it can do.
+    pub(super) server: Arc<Facts>,
+    pub(super) translate: Translate,
+}
+
+/// One request in flight.
+pub(super) struct Exchange {
+    pub(super) asking: Asking,
+    pub(super) reply: Reply,
+    pub(super) child: Weak<Child>,
+    clock: Mutex<Clock>,
+    upstream: Mutex<Option<(Connection<Exchange>, u64)>>,
+    this: Weak<Exchange>,
+    _permits: Vec<Permit>,
+}
+
+#[derive(Debug)]
+struct Clock {
+    started: Instant,
+    /// The last sign of progress.
+    last_sign: Instant,
+    /// When its client was lost.
+    detached: Option<Instant>,
+    /// A listen stream: the server has acknowledged it.
+    acknowledged: bool,
+    /// How much the server had said when the request was sent.
+    heard_before: u64,
+}
+
+/// Why a request must end now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// It took too long.
+    TimedOut,
+    /// Its client was lost too long ago.
+    Abandoned,
+}
+
+impl Exchange {
+    pub(super) fn new(asking: Asking, child: &Arc<Child>, permits: Vec<Permit>, limits: &Limits) -> Arc<Self> {
+        if let Owner::Session(session) = &asking.owner {
+            session.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        let now = Instant::now();
+        Arc::new_cyclic(|this| Self {
+            asking,
+            reply: Reply::new(limits.max_outbound),
+            child: Arc::downgrade(child),
+            this: Weak::clone(this),
+            clock: Mutex::new(Clock {
+                started: now,
+                last_sign: now,
+                detached: None,
+                acknowledged: false,
+                heard_before: 0,
+            }),
+            upstream: Mutex::new(None),
+            _permits: permits,
+        })
+    }
+
+    /// Itself, to be kept.
+    pub(super) fn this(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+
+    /// Whether its client is gone.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.clock().detached.is_some()
+    }
+
+    /// The session it belongs to.
+    pub(super) fn session(&self) -> Option<&Arc<Session>> {
+        match &self.asking.owner {
+            Owner::Session(session) => Some(session),
+            Owner::Request => None,
+        }
+    }
+
+    /// Whether it belongs to `session`.
+    pub(super) fn is_of(&self, session: &Arc<Session>) -> bool {
+        self.session().is_some_and(|own| Arc::ptr_eq(own, session))
+    }
+
+    /// Whether a message to its client can go out on its own stream.
+    pub(super) fn can_stream(&self) -> bool {
+        self.asking.streams && self.clock().detached.is_none() && !self.reply.is_over()
+    }
+
+    /// Ties it to its place in a connection.
+    pub(super) fn bind(&self, connection: &Connection<Exchange>, id: u64) {
+        *self.upstream.lock().expect("nothing panics while it holds this") = Some((connection.clone(), id));
+        self.clock().heard_before = connection.lines_heard();
+    }
+
+    /// Its place in a connection.
+    pub(super) fn upstream(&self) -> Option<(Connection<Exchange>, u64)> {
+        self.upstream.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    /// Cancels it at the server and ends it with `refusal`.
+    pub(super) fn cancel(&self, reason: &str, refusal: Refusal) {
+        if let Some((connection, id)) = self.upstream()
+            && connection.cancel(id, Some(reason))
+        {
+            self.reply.finish(Finish::Ferry(refusal));
+        }
+    }
+
+    /// Whether it must end now, and why.
+    pub(super) fn overdue(&self, now: Instant, limits: &Limits) -> Option<Overdue> {
+        let clock = self.clock();
+        if clock.detached.is_some_and(|since| now.duration_since(since) >= limits.detached_ttl) {
+            return Some(Overdue::Abandoned);
+        }
+        if self.asking.listen.is_some() {
+            let late = !clock.acknowledged && now.duration_since(clock.started) >= limits.listen_ack;
+            return late.then_some(Overdue::TimedOut);
+        }
+        if self.asking.unhurried {
+            return None;
+        }
+        let late = now.duration_since(clock.last_sign) >= limits.request_timeout
+            || now.duration_since(clock.started) >= limits.request_timeout_in_all;
+        late.then_some(Overdue::TimedOut)
+    }
+
+    /// How much the server had said when the request was sent.
+    pub(super) fn heard_before(&self) -> u64 {
+        self.clock().heard_before
+    }
+
+    /// Notes that a listen stream was acknowledged; returns whether it was so before.
+    pub(super) fn acknowledge(&self) -> bool {
+        std::mem::replace(&mut self.clock().acknowledged, true)
+    }
+
+    /// Whether a listen stream was acknowledged.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.clock().acknowledged
+    }
+
+    /// Its client is gone.
+    fn lost_client(&self) {
+        self.clock().detached = Some(Instant::now());
+        if matches!(self.asking.owner, Owner::Request) {
+            self.cancel("the client closed the request", Refusal::Cancelled);
+        }
+    }
+
+    /// The end of it in its client's words.
+    fn words(&self, finish: Finish) -> Words {
+        Words::Refusal(match finish {
+            Finish::Ready(json) => return Words::Json(StatusCode::OK, json),
+            Finish::Upstream(End::Answered(message)) => return (self.asking.translate)(self, &message),
+            Finish::Upstream(End::Malformed) => Refusal::UpstreamProtocol,
+            Finish::Upstream(End::TooLarge(_)) => Refusal::ResponseTooLarge,
+            Finish::Upstream(End::Closed) => Refusal::UpstreamExited,
+            Finish::Upstream(End::NotSent) => unavailable(),
+            Finish::Ferry(refusal) => refusal,
+        })
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().expect("nothing panics while it holds a clock")
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Owner::Session(session) = &self.asking.owner {
+            session.in_flight.fetch_sub(1, Ordering::Relaxed);
+            session.touch();
+        }
+    }
+}
+
+impl InFlight for Exchange {
+    fn progress(&self, message: &Message) {
+        self.clock().last_sign = Instant::now();
+        let Some(token) = &self.asking.token else { return };
+        let (Some(params), Ok(members)) = (message.params_text(), message.param_members()) else { return };
+        let Some(own) = members.text("progressToken") else { return };
+        let start = own.as_ptr() as usize - params.as_ptr() as usize;
+        let mut event = BytesMut::with_capacity(params.len() + token.len() + 64);
+        event.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":");
+        event.extend_from_slice(&params.as_bytes()[..start]);
+        event.extend_from_slice(token);
+        event.extend_from_slice(&params.as_bytes()[start + own.len()..]);
+        event.extend_from_slice(b"}");
+        self.reply.push(vec![event.freeze()], Keep::IfRoom);
+    }
+
+    fn finish(&self, end: End) {
+        if let Some(child) = self.child.upgrade() {
+            if let End::Answered(message) = &end {
+                child.observe(self, message);
+            }
+            if matches!(end, End::Closed | End::NotSent) && self.is_acknowledged() && child.listen_again(self) {
+                return;
+            }
+        }
+        self.reply.finish(Finish::Upstream(end));
+    }
+}
+
+/// The refusal of a request that no server is there for.
+pub(super) fn unavailable() -> Refusal {
+    Refusal::UpstreamUnavailable { retry_after: Duration::from_secs(5) }
+}
+
+/// One text of an answer: `{"jsonrpc":"2.0","id":…,"<member>":…}`, the payload as the server wrote it.
+pub(super) fn envelope(id: &[u8], member: &str, payload: Bytes) -> Json {
+    const JOINED_BELOW: usize = 16 * 1024;
+    let mut head =
+        BytesMut::with_capacity(id.len() + 40 + if payload.len() < JOINED_BELOW { payload.len() } else { 0 });
+    head.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    head.extend_from_slice(id);
+    head.extend_from_slice(b",\"");
+    head.extend_from_slice(member.as_bytes());
+    head.extend_from_slice(b"\":");
+    if payload.len() < JOINED_BELOW {
+        head.extend_from_slice(&payload);
+        head.extend_from_slice(b"}");
+        return vec![head.freeze()];
+    }
+    vec![head.freeze(), payload, Bytes::from_static(b"}")]
+}
+
+/// How an answer may go out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// The client reads nothing but a stream.
+    pub(super) only_stream: bool,
+    /// How long the answer may be held back.
+    pub(super) commit_after: Duration,
+    pub(super) keep_alive: Duration,
+}
+
+/// Sends a request to a server and answers its client as soon as there is something to tell.
+///
+/// `params` are the pieces of its parameters, given the number under which the server will know it.
+pub(super) async fn forward(
+    live: &Live,
+    exchange: Arc<Exchange>,
+    params: impl FnOnce(u64) -> Json,
+    terms: Terms,
+) -> Response<Body> {
+    let id = Bytes::clone(&exchange.asking.id);
+    let refuse = |refusal: &Refusal| refusal.response(Some(&id)).map(|body| Body::whole([body]));
+    live.admit(&exchange.asking.identity);
+    let Some(number) = live.connection.enter(Arc::clone(&exchange)) else { return refuse(&unavailable()) };
+    exchange.bind(&live.connection, number);
+    let reader = Reader { exchange: Arc::clone(&exchange), over: false };
+    match live.connection.send(number, &exchange.asking.method, params(number)).await {
+        Ok(()) => live.busy.notify_one(),
+        Err(Refused::Full) => return refuse(&Refusal::Overloaded { what: "the server does not read its input" }),
+        Err(Refused::Closed) => return refuse(&unavailable()),
+    }
+    reader.respond(terms).await
+}
+
+/// Whoever waits for an exchange's end. Dropped before that, it takes the client for lost.
+struct Reader {
+    exchange: Arc<Exchange>,
+    over: bool,
+}
+
+impl Reader {
+    /// Holds the answer back until there is something to tell: an end without anything before it is plain JSON under
+    /// its own status, everything else is a stream (`protocol.md` §1.12).
+    async fn respond(mut self, terms: Terms) -> Response<Body> {
+        let streams = self.exchange.asking.streams;
+        let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, streams));
+        let first = if terms.only_stream {
+            First::Event
+        } else if streams {
+            tokio::select! {
+                first = first => first,
+                () = tokio::time::sleep(terms.commit_after) => First::Event,
+            }
+        } else {
+            first.await
+        };
+        match first {
+            First::Event => event_stream(self, terms.keep_alive),
+            First::End(finish) => {
+                self.over = true;
+                match self.exchange.words(finish) {
+                    Words::Json(status, text) => json(status, text),
+                    Words::Refusal(refusal) => {
+                        refusal.response(Some(&self.exchange.asking.id)).map(|body| Body::whole([body]))
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Source for Reader {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        self.exchange.reply.poll_next(context).map(|next| {
+            Some(next.unwrap_or_else(|finish| {
+                self.over = true;
+                match self.exchange.words(finish) {
+                    Words::Json(_, json) => json,
+                    Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.exchange.asking.id)))],
+                }
+            }))
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.over {
+            self.exchange.lost_client();
+        }
+    }
+}
+
+/// Counts requests in flight, per identity and in all.
+#[derive(Debug, Default)]
+pub(super) struct Permits(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    by_identity: HashMap<Identity, usize>,
+}
+
+impl Permits {
+    /// Counts one more, unless there are too many.
+    pub(super) fn take(self: &Arc<Self>, identity: &Identity, max: usize, max_own: usize) -> Option<Permit> {
+        let mut counts = self.0.lock().expect("nothing panics while it counts");
+        let own = counts.by_identity.get(identity).copied().unwrap_or_default();
+        if counts.all >= max || own >= max_own {
+            return None;
+        }
+        counts.all += 1;
+        counts.by_identity.insert(identity.clone(), own + 1);
+        Some(Permit { permits: Arc::clone(self), identity: identity.clone() })
+    }
+}
+
+/// One counted request.
+#[derive(Debug)]
+pub(super) struct Permit {
+    permits: Arc<Permits>,
+    identity: Identity,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.permits.0.lock().expect("nothing panics while it counts");
+        counts.all -= 1;
+        if let Some(own) = counts.by_identity.get_mut(&self.identity) {
+            *own -= 1;
+            if *own == 0 {
+                counts.by_identity.remove(&self.identity);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_bounded_per_identity_and_in_all_and_come_back() {
+        let permits = Arc::new(Permits::default());
+        let (me, you) = (Identity::local(), Identity::access("team", "you"));
+        let first = permits.take(&me, 3, 2).unwrap();
+        let _second = permits.take(&me, 3, 2).unwrap();
+        assert!(permits.take(&me, 3, 2).is_none(), "two of one identity");
+        let _third = permits.take(&you, 3, 2).unwrap();
+        assert!(permits.take(&you, 3, 2).is_none(), "three in all");
+        drop(first);
+        assert!(permits.take(&you, 3, 2).is_some());
+    }
+
+    #[test]
+    fn a_large_payload_is_not_copied() {
+        let payload = Bytes::from(vec![b' '; 100_000]);
+        let json = envelope(b"1", "result", payload.clone());
+        assert_eq!(json[1].as_ptr(), payload.as_ptr());
+        assert_eq!(
+            envelope(b"\"a\"", "error", Bytes::from_static(b"{}")).concat(),
+            br#"{"jsonrpc":"2.0","id":"a","error":{}}"#
+        );
+    }
+}

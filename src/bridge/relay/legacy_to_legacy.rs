@@ -1,0 +1,269 @@
+//! Legacy client, legacy server: many sessions share one handshake.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::super::child::{Child, Live};
+use super::super::era;
+use super::super::exchange::{Asking, Exchange, Owner, Words, envelope, forward};
+use super::super::headers::MCP_SESSION_ID;
+use super::super::level::Level;
+use super::super::methods;
+use super::super::refusal::Refusal;
+use super::super::session_id::Abilities;
+use super::super::sessions::Session;
+use super::super::stream::{Body, bare, event_stream};
+use super::{Call, legacy_child, of_era, refused, token, with_token};
+use crate::mcp::envelope::{Kind, Message};
+use crate::mcp::members::{Members, quote, rewrite};
+use crate::mcp::version::{Era, LATEST_LEGACY, LEGACY};
+
+/// `initialize`: a session, and the server's own words about itself.
+pub(in crate::bridge) async fn initialize(call: &Call<'_>, message: &Message) -> Response<Body> {
+    match open(call, message).await {
+        Ok(response) => response,
+        // Without a session id: some clients keep one from any answer.
+        Err(refusal) => refused(&refusal, message),
+    }
+}
+
+async fn open(call: &Call<'_>, message: &Message) -> Result<Response<Body>, Refusal> {
+    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
+    let Some(asked) = params.string("protocolVersion") else {
+        let why = Cow::Borrowed("`params.protocolVersion` must be a string");
+        return Err(Refusal::InvalidParams { era: Era::Legacy, why });
+    };
+    let id = message.id().ok_or(Refusal::InvalidRequest("`initialize` is a request".into()))?;
+    let live = call.endpoint.child.live().await?;
+    of_era(&live, Era::Legacy).map_err(|_| Refusal::LegacyNotServed { requested: Some(asked.clone().into_owned()) })?;
+    // Independent of what the server speaks: payloads are additive and gated by capabilities.
+    let version = LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY);
+    let client = params.object("clientInfo").unwrap_or_default();
+    let client = |name| client.string(name).map(Cow::into_owned).unwrap_or_default();
+    let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
+    let session =
+        call.endpoint.sessions.open(call.identity, version, abilities, (client("name"), client("version")))?;
+    tracing::info!(client = session.client, version, "a session was opened");
+    let mut response = call.now(envelope(&id, "result", welcome(&live, version)));
+    let header = HeaderValue::from_str(&session.id).expect("a session id is of letters, digits, - and _");
+    response.headers_mut().insert(MCP_SESSION_ID, header);
+    Ok(response)
+}
+
+/// The server's `InitializeResult` with the version negotiated here, and without a list of everybody's tasks.
+fn welcome(live: &Live, version: &str) -> Bytes {
+    let Ok(result) = std::str::from_utf8(&live.opened.result).map(Members::read) else {
+        return live.opened.result.clone();
+    };
+    let Ok(result) = result else { return live.opened.result.clone() };
+    let capabilities = result.object("capabilities").and_then(|capabilities| {
+        let tasks = capabilities.object("tasks").filter(|tasks| tasks.has("list"))?;
+        Some(rewrite(&capabilities, &[("tasks", Some(&rewrite(&tasks, &[("list", None)])))]))
+    });
+    let version = quote(version);
+    let mut changes = vec![("protocolVersion", Some(version.as_str()))];
+    if let Some(capabilities) = &capabilities {
+        changes.push(("capabilities", Some(capabilities)));
+    }
+    Bytes::from(rewrite(&result, &changes))
+}
+
+/// What a legacy client declared, as far as ferry's routing depends on it.
+fn abilities(capabilities: &Members<'_>) -> Abilities {
+    let elicitation = capabilities.object("elicitation");
+    Abilities {
+        roots: capabilities.truthy("roots"),
+        sampling: capabilities.truthy("sampling"),
+        sampling_tools: capabilities.object("sampling").is_some_and(|sampling| sampling.truthy("tools")),
+        // An empty object means form mode, which was all there was before URL mode (2025-11-25).
+        elicitation_form: elicitation.as_ref().is_some_and(|e| e.truthy("form") || e.is_empty()),
+        elicitation_url: elicitation.as_ref().is_some_and(|e| e.truthy("url")),
+    }
+}
+
+/// A message of a session.
+pub(in crate::bridge) async fn message(
+    call: &Call<'_>,
+    named: &era::Session<'_>,
+    message: &Message,
+    params: &era::Params<'_>,
+) -> Response<Body> {
+    let outcome = async {
+        let session = find(call, named)?;
+        match message.kind() {
+            Kind::Request => request(call, &session, message, params).await,
+            Kind::Notification => {
+                notification(call, &session, message, params);
+                Ok(bare(StatusCode::ACCEPTED))
+            }
+            Kind::Response => {
+                legacy_child::answered(&call.endpoint.child, &session, message);
+                Ok(bare(StatusCode::ACCEPTED))
+            }
+        }
+    };
+    outcome.await.unwrap_or_else(|refusal| refused(&refusal, message))
+}
+
+/// A standing stream of a session.
+pub(in crate::bridge) fn stream(call: &Call<'_>, named: &era::Session<'_>) -> Result<Response<Body>, Refusal> {
+    let session = find(call, named)?;
+    Ok(event_stream(session.standalone.open(), call.endpoint.limits.keep_alive))
+}
+
+/// The end of a session.
+pub(in crate::bridge) fn end(call: &Call<'_>, named: &era::Session<'_>) -> Result<Response<Body>, Refusal> {
+    if let Some(session) = call.endpoint.sessions.end(call.identity, named.id)? {
+        call.endpoint.child.forget_session(&session);
+    }
+    Ok(bare(StatusCode::NO_CONTENT))
+}
+
+fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refusal> {
+    let found = call.endpoint.sessions.find(call.identity, named.id)?;
+    let session = found.session;
+    if found.revived {
+        tracing::info!(client = session.client, "a session was revived");
+        if let Some(live) = call.endpoint.child.current() {
+            Child::hint_lists(&session, &live);
+        }
+    }
+    if let Some(version) = named.version
+        && session.first_odd_version(version)
+    {
+        tracing::warn!(client = session.client, header = version, "MCP-Protocol-Version is not the session's");
+    }
+    Ok(session)
+}
+
+fn notification(call: &Call<'_>, session: &Arc<Session>, message: &Message, params: &era::Params<'_>) {
+    match message.method() {
+        methods::CANCELLED => {
+            let Some(id) = params.members.text("requestId") else { return };
+            cancel(&call.endpoint.child, session, id, params.members.string("reason").as_deref());
+        }
+        methods::PROGRESS => {
+            if let Some(token) = params.members.text("progressToken") {
+                legacy_child::progress_of_answer(&call.endpoint.child, session, token, message);
+            }
+        }
+        // The server had its handshake from ferry; and whose roots changed it could not tell.
+        methods::INITIALIZED | methods::ROOTS_CHANGED => {}
+        other => tracing::debug!(method = other, "a notification to a shared server was dropped"),
+    }
+}
+
+/// Cancels the session's newest request with this id. One that is not there is none of ferry's business.
+fn cancel(child: &Child, session: &Arc<Session>, id: &str, reason: Option<&str>) {
+    let Some(live) = child.current() else { return };
+    let mut newest: Option<(u64, Arc<Exchange>)> = None;
+    live.connection.each(|number, exchange, cancelled| {
+        let meant = !cancelled && exchange.is_of(session) && exchange.asking.id == id.as_bytes();
+        if meant && newest.as_ref().is_none_or(|(known, _)| number > *known) {
+            newest = Some((number, Arc::clone(exchange)));
+        }
+    });
+    if let Some((number, exchange)) = newest {
+        exchange.cancel(reason.unwrap_or("cancelled by the client"), Refusal::Cancelled);
+        legacy_child::withdraw(session, number);
+    }
+}
+
+async fn request(
+    call: &Call<'_>,
+    session: &Arc<Session>,
+    message: &Message,
+    params: &era::Params<'_>,
+) -> Result<Response<Body>, Refusal> {
+    let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
+    let child = &call.endpoint.child;
+    let method = message.method();
+    let missing = || Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() };
+    let invalid = |why: &'static str| Refusal::InvalidParams { era: Era::Legacy, why: why.into() };
+    match method {
+        methods::PING => return Ok(call.empty(&id)),
+        methods::DISCOVER | methods::LISTEN | methods::TASKS_LIST => return Err(missing()),
+        _ if methods::is_notification(method) => return Err(missing()),
+        methods::SET_LEVEL => {
+            let level = params.members.string("level").and_then(|name| Level::parse(&name));
+            let level = level.ok_or(invalid("`params.level` must be a log level"))?;
+            let live = child.live().await?;
+            if !live.facts.declares(&["logging"]) {
+                return Err(missing());
+            }
+            session.set_level(level);
+            child.raise_level(&live);
+            return Ok(call.empty(&id));
+        }
+        methods::RESOURCES_SUBSCRIBE => {
+            let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
+            let live = child.live().await?;
+            let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
+            let new = new.ok_or(invalid("too many subscriptions in this session"))?;
+            return Ok(match child.subscribe(&live, session, &uri).await {
+                Ok(()) => call.empty(&id),
+                Err(error) => {
+                    if new {
+                        session.unsubscribe(&uri);
+                    }
+                    call.now(envelope(&id, "error", error))
+                }
+            });
+        }
+        methods::RESOURCES_UNSUBSCRIBE => {
+            let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
+            if session.unsubscribe(&uri) {
+                child.unsubscribe(session, &uri);
+            }
+            return Ok(call.empty(&id));
+        }
+        methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL => {
+            let task = params.members.string("taskId").ok_or(invalid("`params.taskId` must be a string"))?;
+            if !child.owns_task(session, &task) {
+                return Err(Refusal::TaskNotFound);
+            }
+        }
+        _ => {}
+    }
+    let live = child.live().await?;
+    of_era(&live, Era::Legacy)?;
+    let limits = &call.endpoint.limits;
+    let permit = call
+        .endpoint
+        .permits
+        .take(call.identity, limits.max_inflight, limits.max_inflight_per_identity)
+        .ok_or(Refusal::Overloaded { what: "too many requests in flight" })?;
+    let token = token(message, params.meta.as_ref());
+    let asking = Asking {
+        owner: Owner::Session(Arc::clone(session)),
+        identity: call.identity.clone(),
+        id,
+        method: method.to_owned(),
+        token: token.as_ref().map(|(raw, _)| Bytes::copy_from_slice(raw.as_bytes())),
+        log_level: None,
+        candidate: methods::is_candidate(method),
+        streams: call.accepted.sse(),
+        unhurried: method == methods::TASKS_RESULT,
+        expects_task: params.members.has("task"),
+        listen: None,
+        server: Arc::clone(&live.facts),
+        translate,
+    };
+    let exchange = Exchange::new(asking, child, vec![permit], limits);
+    let place = token.map(|(_, place)| place);
+    Ok(forward(&live, exchange, |number| with_token(message, place.as_ref(), number), call.terms()).await)
+}
+
+/// A server's answer goes to a legacy client as it is, errors of any code included.
+fn translate(exchange: &Exchange, message: &Message) -> Words {
+    let id = &exchange.asking.id;
+    let json = match (message.result(), message.error()) {
+        (Some(result), _) => envelope(id, "result", result),
+        (None, Some(error)) => envelope(id, "error", error),
+        (None, None) => return Words::Refusal(Refusal::UpstreamProtocol),
+    };
+    Words::Json(StatusCode::OK, json)
+}

@@ -1,0 +1,129 @@
+//! From a client's era to a server's and back: a file per pairing, and one per era of a server for what it says unasked.
+//!
+//! A pairing reads what it must of a request, answers what is ferry's to answer, and gives the rest to
+//! [`super::exchange::forward`] with a translation of the answer. It has no state of its own.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+
+use super::accept::Accepted;
+use super::auth::Identity;
+use super::child::Live;
+use super::endpoint::Endpoint;
+use super::era::Params;
+use super::exchange::{Exchange, Terms};
+use super::methods;
+use super::refusal::Refusal;
+use super::reply::Json;
+use super::stream::{Body, Source, event_stream, json};
+use crate::mcp::envelope::Message;
+use crate::mcp::members::Members;
+use crate::mcp::version::Era;
+
+pub(super) mod legacy_child;
+pub(super) mod legacy_to_legacy;
+pub(super) mod modern_child;
+pub(super) mod modern_to_modern;
+
+/// What a relay knows of the HTTP request it answers.
+pub(super) struct Call<'a> {
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    pub(super) identity: &'a Identity,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) accepted: Accepted,
+}
+
+impl Call<'_> {
+    fn terms(&self) -> Terms {
+        let limits = &self.endpoint.limits;
+        Terms { only_stream: !self.accepted.json(), commit_after: limits.commit_after, keep_alive: limits.keep_alive }
+    }
+
+    /// An answer that is there already.
+    fn now(&self, text: Json) -> Response<Body> {
+        if self.accepted.json() {
+            return json(StatusCode::OK, text);
+        }
+        event_stream(Once(Some(text)), self.endpoint.limits.keep_alive)
+    }
+
+    /// The empty result. Exactly that: some clients refuse an answer with more in it.
+    fn empty(&self, id: &[u8]) -> Response<Body> {
+        self.now(super::exchange::envelope(id, "result", Bytes::from_static(b"{}")))
+    }
+}
+
+/// A stream of one event.
+struct Once(Option<Json>);
+
+impl Source for Once {
+    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Json>> {
+        Poll::Ready(self.0.take())
+    }
+}
+
+/// A request of a modern client, by the era of the server.
+pub(super) async fn modern_request(call: &Call<'_>, message: &Message, params: &Params<'_>) -> Response<Body> {
+    match modern_to_modern::request(call, message, params).await {
+        Ok(response) => response,
+        Err(refusal) => refused(&refusal, message),
+    }
+}
+
+/// Words of ferry's own in answer to a message.
+pub(super) fn refused(refusal: &Refusal, message: &Message) -> Response<Body> {
+    refusal.response_to(message).map(|body| Body::whole([body]))
+}
+
+/// The server of `live`, if it is of this era.
+///
+/// A modern client is told to fall back to `initialize`, a legacy one which versions there are.
+fn of_era(live: &Live, wanted: Era) -> Result<(), Refusal> {
+    match (live.opened.era, wanted) {
+        (Era::Legacy, Era::Modern) => Err(Refusal::ModernNotServed),
+        (Era::Modern, Era::Legacy) => Err(Refusal::LegacyNotServed { requested: None }),
+        (Era::Legacy, Era::Legacy) | (Era::Modern, Era::Modern) => Ok(()),
+    }
+}
+
+/// The pieces of a message's parameters with another progress token at `place`.
+fn with_token(message: &Message, place: Option<&Range<usize>>, token: u64) -> Json {
+    let Some(params) = message.params() else { return Vec::new() };
+    let (Some(place), Some(whole)) = (place, message.params_text()) else { return vec![params] };
+    let start = message.place_of(whole).start;
+    let (before, after) = (place.start - start, place.end - start);
+    vec![params.slice(..before), Bytes::from(token.to_string()), params.slice(after..)]
+}
+
+/// The progress token among `_meta`'s members, and where it stands. Neither a string nor a number is none.
+fn token<'a>(message: &'a Message, meta: Option<&Members<'a>>) -> Option<(&'a str, Range<usize>)> {
+    let raw = meta?.text(methods::meta::PROGRESS_TOKEN).filter(|raw| crate::mcp::envelope::is_id(raw))?;
+    Some((raw, message.place_of(raw)))
+}
+
+/// Who the requests in flight at a server belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// The session at this address; compared, never followed.
+    Session(usize),
+    /// A modern request, by its number.
+    Request(u64),
+}
+
+impl Key {
+    fn of(number: u64, exchange: &Exchange) -> Self {
+        exchange.session().map_or(Self::Request(number), Self::of_session)
+    }
+
+    fn of_session(session: &Arc<super::sessions::Session>) -> Self {
+        Self::Session(Arc::as_ptr(session) as usize)
+    }
+}
+
+/// How long a short wait of ferry's own for a server may last.
+const OWN_CALL: Duration = Duration::from_secs(2);

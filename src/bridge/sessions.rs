@@ -1,0 +1,396 @@
+//! Sessions of legacy clients: opened, found, revived, expired, closed.
+//!
+//! The table is a cache: an id tells what its session was ([`super::session_id`]), so one that was evicted, expired or
+//! made before a restart is opened anew when its client comes back. Only a DELETE ends a session for good.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::auth::Identity;
+use super::level::Level;
+use super::refusal::Refusal;
+use super::session_id::{Abilities, SessionIds, Told};
+use super::standalone::Standalone;
+use crate::config::limits::Limits;
+
+/// One session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: String,
+    pub(super) identity: Identity,
+    /// The version negotiated with the client.
+    pub(super) version: &'static str,
+    pub(super) abilities: Abilities,
+    pub(super) client: String,
+    pub(super) standalone: Arc<Standalone>,
+    /// Requests of this session that are in flight.
+    pub(super) in_flight: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    last_seen: Instant,
+    level: Option<Level>,
+    subscriptions: BTreeSet<String>,
+    asked: HashMap<u64, Asked>,
+    next_question: u64,
+    /// Answered with another version than the negotiated one before; logged once.
+    odd_version_told: bool,
+}
+
+/// A question of the server that this session's client is to answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Which generation of the server asked.
+    pub(super) generation: u64,
+    /// The id of the question as the server wrote it.
+    pub(super) id: Bytes,
+    /// The request whose stream carries the question; none for the session's own stream.
+    pub(super) exchange: Option<u64>,
+    pub(super) method: String,
+    /// The token under which the server wants to hear of progress.
+    pub(super) token: Option<String>,
+}
+
+impl Session {
+    fn new(id: String, identity: Identity, told: &Told, limits: &Limits) -> Self {
+        Self {
+            id,
+            identity,
+            version: told.version,
+            abilities: told.abilities,
+            client: format!("{} {}", told.client_name, told.client_version).trim().to_owned(),
+            standalone: Arc::new(Standalone::new(limits.max_queued, limits.max_streams_per_session)),
+            in_flight: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                last_seen: Instant::now(),
+                level: None,
+                subscriptions: BTreeSet::new(),
+                asked: HashMap::new(),
+                next_question: 1,
+                odd_version_told: false,
+            }),
+        }
+    }
+
+    pub(super) fn touch(&self) {
+        self.lock().last_seen = Instant::now();
+    }
+
+    pub(super) fn level(&self) -> Option<Level> {
+        self.lock().level
+    }
+
+    pub(super) fn set_level(&self, level: Level) {
+        self.lock().level = Some(level);
+    }
+
+    pub(super) fn subscriptions(&self) -> BTreeSet<String> {
+        self.lock().subscriptions.clone()
+    }
+
+    /// Notes a subscription; `None` where there are too many, else whether it is new.
+    pub(super) fn subscribe(&self, uri: &str, max: usize) -> Option<bool> {
+        let mut state = self.lock();
+        if state.subscriptions.contains(uri) {
+            return Some(false);
+        }
+        (state.subscriptions.len() < max).then(|| state.subscriptions.insert(uri.to_owned()))
+    }
+
+    pub(super) fn unsubscribe(&self, uri: &str) -> bool {
+        self.lock().subscriptions.remove(uri)
+    }
+
+    /// Whether an update of `uri` concerns this session: it subscribed to just that, or to something above it.
+    pub(super) fn follows(&self, uri: &str) -> bool {
+        self.lock().subscriptions.iter().any(|subscribed| is_at_or_below(uri, subscribed))
+    }
+
+    /// Numbers a question for this session's client; `None` where `max` are waiting already.
+    pub(super) fn ask(&self, asked: Asked, max: usize) -> Option<u64> {
+        let mut state = self.lock();
+        if state.asked.len() >= max {
+            return None;
+        }
+        let number = state.next_question;
+        state.next_question += 1;
+        state.asked.insert(number, asked);
+        Some(number)
+    }
+
+    /// Whether a question of this generation waits for an answer under this progress token.
+    pub(super) fn is_asked_under(&self, generation: u64, token: &str) -> bool {
+        let state = self.lock();
+        state.asked.values().any(|asked| asked.generation == generation && asked.token.as_deref() == Some(token))
+    }
+
+    /// Takes the questions that the stream of one request carries.
+    pub(super) fn drop_questions_of(&self, exchange: u64) -> Vec<u64> {
+        self.lock().asked.extract_if(|_, asked| asked.exchange == Some(exchange)).map(|(number, _)| number).collect()
+    }
+
+    /// Takes the question that `number` stands for; answers count once.
+    pub(super) fn answered(&self, number: u64) -> Option<Asked> {
+        self.lock().asked.remove(&number)
+    }
+
+    /// Finds the question that a server of this generation asked under its own `id`.
+    pub(super) fn question(&self, generation: u64, id: &[u8]) -> Option<(u64, Asked)> {
+        let state = self.lock();
+        let found = state.asked.iter().find(|(_, asked)| asked.generation == generation && asked.id == id)?;
+        Some((*found.0, found.1.clone()))
+    }
+
+    /// Takes all questions that a server of this generation asked.
+    pub(super) fn drop_questions(&self, generation: u64) -> Vec<(u64, Asked)> {
+        self.lock().asked.extract_if(|_, asked| asked.generation == generation).collect()
+    }
+
+    /// Whether the client's header names another version than the session's; true once.
+    pub(super) fn first_odd_version(&self, header: &str) -> bool {
+        header != self.version && !std::mem::replace(&mut self.lock().odd_version_told, true)
+    }
+
+    fn is_evictable(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0 && !self.standalone.is_open()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds a session")
+    }
+}
+
+/// Whether `uri` is `above` or a part of it.
+fn is_at_or_below(uri: &str, above: &str) -> bool {
+    uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
+}
+
+/// The sessions of one endpoint.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    endpoint: String,
+    ids: Arc<SessionIds>,
+    limits: Arc<Limits>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    open: HashMap<String, Arc<Session>>,
+    ended: HashSet<String>,
+    ended_order: VecDeque<String>,
+}
+
+/// What came of looking for a session.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) session: Arc<Session>,
+    /// It was not in the table: its log level and its subscriptions are gone, and lists may have changed.
+    pub(super) revived: bool,
+}
+
+impl Sessions {
+    pub(super) fn new(endpoint: &str, ids: Arc<SessionIds>, limits: Arc<Limits>) -> Self {
+        Self { endpoint: endpoint.to_owned(), ids, limits, table: Mutex::default() }
+    }
+
+    /// Opens a session.
+    pub(super) fn open(
+        &self,
+        identity: &Identity,
+        version: &'static str,
+        abilities: Abilities,
+        client: (String, String),
+    ) -> Result<Arc<Session>, Refusal> {
+        let told = Told {
+            endpoint: self.endpoint.clone(),
+            version,
+            abilities,
+            client_name: client.0,
+            client_version: client.1,
+        };
+        let id = self.ids.mint(identity.as_str(), &told);
+        self.insert(&mut self.lock(), id, identity, &told)
+    }
+
+    /// Finds the session of an id, opening it anew where it is not in the table but was made here for this identity.
+    pub(super) fn find(&self, identity: &Identity, id: &str) -> Result<Found, Refusal> {
+        let mut table = self.lock();
+        if let Some(session) = table.open.get(id) {
+            if session.identity != *identity {
+                return Err(Refusal::SessionNotFound);
+            }
+            session.touch();
+            return Ok(Found { session: Arc::clone(session), revived: false });
+        }
+        let told = self.ids.verify(identity.as_str(), &self.endpoint, id).ok_or(Refusal::SessionNotFound)?;
+        if table.ended.contains(id) {
+            return Err(Refusal::SessionNotFound);
+        }
+        let session = self.insert(&mut table, id.to_owned(), identity, &told)?;
+        Ok(Found { session, revived: true })
+    }
+
+    /// Ends a session for good, in the table or not. Returns it where it was.
+    pub(super) fn end(&self, identity: &Identity, id: &str) -> Result<Option<Arc<Session>>, Refusal> {
+        self.ids.verify(identity.as_str(), &self.endpoint, id).ok_or(Refusal::SessionNotFound)?;
+        let mut table = self.lock();
+        let session = table.open.remove(id);
+        if !table.ended.insert(id.to_owned()) {
+            return Err(Refusal::SessionNotFound);
+        }
+        table.ended_order.push_back(id.to_owned());
+        while table.ended_order.len() > self.limits.max_ended_sessions {
+            if let Some(oldest) = table.ended_order.pop_front() {
+                table.ended.remove(&oldest);
+            }
+        }
+        drop(table);
+        if let Some(session) = &session {
+            session.standalone.close();
+        }
+        Ok(session)
+    }
+
+    /// All open sessions.
+    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+        self.lock().open.values().cloned().collect()
+    }
+
+    /// The only session there is.
+    pub(super) fn only(&self) -> Option<Arc<Session>> {
+        let table = self.lock();
+        let mut sessions = table.open.values();
+        match (sessions.next(), sessions.next()) {
+            (Some(only), None) => Some(Arc::clone(only)),
+            _ => None,
+        }
+    }
+
+    /// Frees the entries of sessions that nobody has used for [`Limits::session_idle`]; their ids still verify.
+    pub(super) fn expire(&self) -> Vec<Arc<Session>> {
+        let now = Instant::now();
+        let mut table = self.lock();
+        let expired = table.open.extract_if(|_, session| {
+            session.is_evictable() && now.duration_since(session.lock().last_seen) >= self.limits.session_idle
+        });
+        expired.map(|(_, session)| session).collect()
+    }
+
+    /// Empties the table: the server behind is not what these sessions were told. Their ids end with them.
+    pub(super) fn end_all(&self) -> Vec<Arc<Session>> {
+        let sessions = self.all();
+        for session in &sessions {
+            let _ = self.end(&session.identity, &session.id);
+        }
+        sessions
+    }
+
+    fn insert(&self, table: &mut Table, id: String, identity: &Identity, told: &Told) -> Result<Arc<Session>, Refusal> {
+        let own = table.open.values().filter(|session| session.identity == *identity).count();
+        if own >= self.limits.max_sessions_per_identity {
+            table.evict(|session| session.identity == *identity)?;
+        } else if table.open.len() >= self.limits.max_sessions {
+            table.evict(|session| session.identity == *identity).or_else(|_| table.evict(|_| true))?;
+        }
+        let session = Arc::new(Session::new(id.clone(), identity.clone(), told, &self.limits));
+        table.open.insert(id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("nothing panics while it holds the session table")
+    }
+}
+
+impl Table {
+    /// Frees the entry that was unused for longest, among those that nobody is using.
+    fn evict(&mut self, among: impl Fn(&Session) -> bool) -> Result<(), Refusal> {
+        let oldest = self
+            .open
+            .values()
+            .filter(|session| among(session) && session.is_evictable())
+            .min_by_key(|session| session.lock().last_seen)
+            .map(|session| session.id.clone());
+        let id = oldest.ok_or(Refusal::Overloaded { what: "too many sessions" })?;
+        self.open.remove(&id);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions(limits: Limits) -> Sessions {
+        Sessions::new("notes", Arc::new(SessionIds::new(&[1; 32])), Arc::new(limits))
+    }
+
+    fn open(sessions: &Sessions) -> Result<Arc<Session>, Refusal> {
+        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()))
+    }
+
+    #[tokio::test]
+    async fn an_id_outlives_its_entry_but_not_its_end() {
+        let sessions = sessions(Limits::default());
+        let me = Identity::local();
+        let id = open(&sessions).unwrap().id.clone();
+        assert!(!sessions.find(&me, &id).unwrap().revived);
+        sessions.lock().open.clear();
+        let found = sessions.find(&me, &id).unwrap();
+        assert!(found.revived);
+        assert_eq!((found.session.version, found.session.client.as_str()), ("2025-06-18", "test 1"));
+        assert!(sessions.end(&me, &id).unwrap().is_some());
+        assert_eq!(sessions.find(&me, &id).unwrap_err(), Refusal::SessionNotFound);
+        assert_eq!(sessions.end(&me, &id).unwrap_err(), Refusal::SessionNotFound);
+        assert_eq!(sessions.end(&me, "garbage").unwrap_err(), Refusal::SessionNotFound);
+    }
+
+    #[tokio::test]
+    async fn a_full_table_lets_go_of_the_one_unused_for_longest() {
+        let sessions = sessions(Limits { max_sessions_per_identity: 2, ..Limits::default() });
+        let first = open(&sessions).unwrap();
+        let second = open(&sessions).unwrap();
+        first.touch();
+        let third = open(&sessions).unwrap();
+        let ids: HashSet<String> = sessions.all().iter().map(|session| session.id.clone()).collect();
+        assert_eq!(ids, HashSet::from([first.id.clone(), third.id.clone()]));
+        assert!(sessions.find(&Identity::local(), &second.id).unwrap().revived);
+        for session in sessions.all() {
+            session.in_flight.store(1, Ordering::Relaxed);
+        }
+        assert_eq!(open(&sessions).unwrap_err(), Refusal::Overloaded { what: "too many sessions" });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_session_is_freed_unless_a_stream_is_open() {
+        let sessions = sessions(Limits::default());
+        let idle = open(&sessions).unwrap();
+        let busy = open(&sessions).unwrap();
+        let stream = busy.standalone.open();
+        tokio::time::advance(Limits::default().session_idle).await;
+        let expired: Vec<String> = sessions.expire().iter().map(|session| session.id.clone()).collect();
+        assert_eq!(expired, [idle.id.as_str()]);
+        drop(stream);
+        assert_eq!(sessions.expire().len(), 1);
+    }
+
+    #[test]
+    fn a_subscription_covers_what_lies_below_it() {
+        for (uri, above, covered) in [
+            ("file:///a", "file:///a", true),
+            ("file:///a/b", "file:///a", true),
+            ("file:///a/b", "file:///a/", true),
+            ("file:///ab", "file:///a", false),
+            ("file:///", "file:///a", false),
+        ] {
+            assert_eq!(is_at_or_below(uri, above), covered, "{uri} {above}");
+        }
+    }
+}
