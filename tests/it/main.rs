@@ -1,0 +1,6 @@
+//! ferry from outside: real sockets, real HTTP, real processes. A file per room.
+
+mod bridge_legacy;
+mod bridge_modern;
+mod front_door;
+mod support;
