@@ -1,5 +1,10 @@
 //! ferry runs stdio MCP servers on the machine where their data is and puts each at a URL.
 
+pub mod cli;
+pub mod daemon;
 pub mod env;
 pub mod error;
+pub mod paths;
 pub mod secret;
+pub mod supervisor;
+pub mod telemetry;
