@@ -9,6 +9,15 @@ pub const FERRY_RUNTIME_DIR: &str = "FERRY_RUNTIME_DIR";
 /// The configuration file, instead of `~/.config/mcp-ferry/config.toml`.
 pub const FERRY_CONFIG: &str = "FERRY_CONFIG";
 
+/// The user's home; where it is unset (some service managers), the password database knows.
+pub const HOME: &str = "HOME";
+
+/// The base of [`FERRY_STATE_DIR`]'s default, instead of `~/.local/state` (XDG Base Directory Specification).
+pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
+
+/// The base of [`FERRY_RUNTIME_DIR`]'s default; there on Linux with a login session (XDG Base Directory Specification).
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+
 /// What is logged, in the syntax of `tracing`'s `EnvFilter`, e.g. `info,mcp_ferry::bridge=debug`.
 pub const FERRY_LOG: &str = "FERRY_LOG";
 
@@ -18,6 +27,12 @@ pub const MCP_FERRY_RUN: &str = "MCP_FERRY_RUN";
 
 /// Prefixes of ferry's own secrets and settings; no child gets a variable that starts with one of these.
 pub const WITHHELD_PREFIXES: &[&str] = &["CLOUDFLARE_", "TUNNEL_", "GOOGLE_CLIENT_", "FERRY_"];
+
+/// What cloudflared would read as settings of its own; ferry alone decides how it runs.
+pub const CLOUDFLARED_SETTINGS: &[&str] = &["NO_AUTOUPDATE", "NO_TLS_VERIFY"];
+
+/// Prefix of further settings of cloudflared's.
+pub const CLOUDFLARED_PREFIX: &str = "TUNNEL_";
 
 /// Variables of ferry's own service manager; a child that inherited them would speak to it in ferry's name.
 pub const MANAGER_VARIABLES: &[&str] = &["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"];

@@ -1,1 +1,3 @@
-//! …
+//! What ferry tells about itself: low in the house, so that every room can use it.
+
+pub mod rotation;

@@ -1,0 +1,184 @@
+//! Signals of the operating system, and what they mean to ferry.
+
+use std::ffi::c_int;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::thread;
+
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use tokio::sync::mpsc;
+use tracing::info;
+
+/// What ferry is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop, politely.
+    Stop,
+    /// To stop now: asked for the second time.
+    StopNow,
+    /// To read its configuration again. The signal goes to the children, too, that want it.
+    Reload,
+    /// To hand a signal on to the children that want it.
+    Forward(Signal),
+    /// To stand still, with its children.
+    Freeze,
+    /// To go on, with its children.
+    Thaw,
+}
+
+/// What SIGHUP means, which depends on who started ferry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HangUp {
+    /// A service manager, without a terminal: reload.
+    Reload,
+    /// Somebody at a terminal: its window was closed.
+    Stop,
+    /// `nohup`: nothing; the signal stays ignored.
+    Ignored,
+}
+
+/// Turns signals into what is asked for. The one place that counts.
+#[derive(Debug)]
+struct Interpreter {
+    hang_up: HangUp,
+    /// The kernel does not stop PID 1, so its children are not frozen either: nobody would thaw them.
+    is_init: bool,
+    asked_to_stop: bool,
+}
+
+impl Interpreter {
+    fn of_this_process() -> Self {
+        // Answered by the kernel, for any process that has a controlling terminal, whatever its descriptors are.
+        let has_terminal = File::open("/dev/tty").is_ok();
+        let hang_up = match (is_ignored(libc::SIGHUP), has_terminal) {
+            (true, _) => HangUp::Ignored,
+            (false, true) => HangUp::Stop,
+            (false, false) => HangUp::Reload,
+        };
+        Self { hang_up, is_init: Pid::this().as_raw() == 1, asked_to_stop: false }
+    }
+
+    /// What to listen for. PIPE is not in it: Rust's runtime ignores it from the start.
+    fn signals(&self) -> Vec<c_int> {
+        let mut signals = vec![
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGQUIT,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+            libc::SIGTSTP,
+            libc::SIGCONT,
+        ];
+        if self.hang_up != HangUp::Ignored {
+            signals.push(libc::SIGHUP);
+        }
+        signals
+    }
+
+    fn on(&mut self, signal: Signal) -> Option<Asked> {
+        match signal {
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
+                let again = std::mem::replace(&mut self.asked_to_stop, true);
+                Some(if again { Asked::StopNow } else { Asked::Stop })
+            }
+            // Never a second request: the kernel and the shell each send one when a terminal goes.
+            Signal::SIGHUP => match self.hang_up {
+                HangUp::Reload => Some(Asked::Reload),
+                HangUp::Stop => (!std::mem::replace(&mut self.asked_to_stop, true)).then_some(Asked::Stop),
+                HangUp::Ignored => None,
+            },
+            Signal::SIGUSR1 | Signal::SIGUSR2 => Some(Asked::Forward(signal)),
+            Signal::SIGTSTP => (!self.is_init).then_some(Asked::Freeze),
+            Signal::SIGCONT => Some(Asked::Thaw),
+            _ => None,
+        }
+    }
+}
+
+/// Starts to listen, on a thread of its own. To be called before the first child is started: from here on no signal
+/// ends ferry by itself.
+pub fn listen() -> io::Result<mpsc::UnboundedReceiver<Asked>> {
+    let mut interpreter = Interpreter::of_this_process();
+    let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
+    let (tell, asked) = mpsc::unbounded_channel();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for origin in signals.forever() {
+            let Ok(signal) = Signal::try_from(origin.signal) else { continue };
+            let sender = origin.process.map(|process| process.pid);
+            let asks = interpreter.on(signal);
+            info!(%signal, sender, ?asks, "got a signal");
+            if let Some(asks) = asks
+                && tell.send(asks).is_err()
+            {
+                return;
+            }
+        }
+    })?;
+    Ok(asked)
+}
+
+/// Stops this process where it stands, until SIGCONT.
+pub fn stand_still() {
+    // It cannot fail for one's own process.
+    let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+}
+
+fn is_ignored(signal: c_int) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+    #[expect(unsafe_code, reason = "nix can ask for the present disposition only by changing it")]
+    // SAFETY: asks only; the structure is written by the call, and zeroes are a valid value of it.
+    let now = unsafe {
+        libc::sigaction(signal, ptr::null(), now.as_mut_ptr());
+        now.assume_init()
+    };
+    now.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(hang_up: HangUp, is_init: bool, signals: &[Signal]) -> Vec<Option<Asked>> {
+        let mut interpreter = Interpreter { hang_up, is_init, asked_to_stop: false };
+        signals.iter().map(|signal| interpreter.on(*signal)).collect()
+    }
+
+    #[test]
+    fn the_first_request_stops_and_the_second_kills_whichever_they_are() {
+        for pair in [[Signal::SIGTERM, Signal::SIGTERM], [Signal::SIGINT, Signal::SIGTERM], [Signal::SIGQUIT; 2]] {
+            assert_eq!(asked(HangUp::Reload, false, &pair), [Some(Asked::Stop), Some(Asked::StopNow)]);
+        }
+    }
+
+    #[test]
+    fn a_closed_window_stops_once_and_a_service_reloads() {
+        use Signal::{SIGHUP, SIGINT};
+        assert_eq!(
+            asked(HangUp::Stop, false, &[SIGHUP, SIGHUP, SIGINT]),
+            [Some(Asked::Stop), None, Some(Asked::StopNow)]
+        );
+        assert_eq!(asked(HangUp::Reload, false, &[SIGHUP, SIGHUP]), [Some(Asked::Reload); 2]);
+        assert_eq!(asked(HangUp::Ignored, false, &[SIGHUP]), [None]);
+        assert!(
+            !Interpreter { hang_up: HangUp::Ignored, is_init: false, asked_to_stop: false }
+                .signals()
+                .contains(&libc::SIGHUP)
+        );
+    }
+
+    #[test]
+    fn freezing_is_for_processes_that_the_kernel_would_stop() {
+        use Signal::{SIGCONT, SIGTSTP, SIGUSR1};
+        assert_eq!(
+            asked(HangUp::Reload, false, &[SIGTSTP, SIGCONT, SIGUSR1]),
+            [Some(Asked::Freeze), Some(Asked::Thaw), Some(Asked::Forward(SIGUSR1))]
+        );
+        assert_eq!(asked(HangUp::Reload, true, &[SIGTSTP]), [None]);
+    }
+}
