@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod demo;
 pub mod env;
 pub mod error;
 pub mod mcp;
