@@ -209,7 +209,7 @@ impl Live {
 }
 
 /// The pipes of one process.
-pub struct Pipes<R, W, E> {
+pub struct Pipes<R, W, E, C> {
     /// Which process it is; later ones have higher numbers.
     pub generation: u64,
     /// What it writes.
@@ -218,6 +218,8 @@ pub struct Pipes<R, W, E> {
     pub input: W,
     /// Resolves when it has exited.
     pub exited: E,
+    /// Resolves when what it reads is to be closed: the polite request to leave.
+    pub closing: C,
 }
 
 /// How one process's service ended.
@@ -289,22 +291,29 @@ impl Child {
     }
 
     /// Serves one process from its greeting to its end. `ready` is called in between, where it gets that far.
-    pub async fn serve<R, W, E>(self: &Arc<Self>, pipes: Pipes<R, W, E>, ready: impl FnOnce(&Opened)) -> Outcome
+    pub async fn serve<R, W, E, C>(self: &Arc<Self>, pipes: Pipes<R, W, E, C>, ready: impl FnOnce(&Opened)) -> Outcome
     where
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Send + 'static,
         E: Future<Output = ()> + Send + 'static,
+        C: Future<Output = ()> + Send + 'static,
     {
         let bounds = Bounds {
             lines: self.limits.max_queue_lines,
             bytes: self.limits.max_queue_bytes,
             wait: self.limits.queue_wait,
         };
-        let Pipes { generation, output, input, exited } = pipes;
+        let Pipes { generation, output, input, exited, closing } = pipes;
         self.starting();
         let (connection, pump) = Connection::new(output, input, self.limits.max_message_bytes, bounds);
         let ears = Arc::new(Ears { child: Arc::downgrade(self), live: OnceLock::new() });
         let pumping = tokio::spawn(pump.run(connection.clone(), Arc::clone(&ears) as _, exited));
+        let leaving = connection.clone();
+        // Ends with the process, when whoever starts processes lets go of its side.
+        tokio::spawn(async move {
+            closing.await;
+            leaving.close_input();
+        });
         let choice = self.choice();
         let opened = match probe::open(&connection, &self.opening(choice)).await {
             Ok(opened) => opened,

@@ -1,47 +1,119 @@
-//! `ferry try -- COMMAND ARGS…`: one server, no configuration.
-//!
-//! For now it only keeps the command alive; the bridge is plugged in where [`Trial`] is made.
+//! `ferry try`: one server, no configuration. Without a command it is the demo server that ferry carries along.
 
 use std::ffi::OsString;
-use std::future::pending;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
-use tracing::debug;
-use tracing_subscriber::EnvFilter;
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::daemon::{self, Serving};
+use super::connect::{self, Target};
+use super::output;
+use crate::bridge::auth::Admission;
+use crate::bridge::child::Sharing;
+use crate::bridge::endpoint::Settings as EndpointSettings;
+use crate::bridge::era::{Policy, Serve};
+use crate::bridge::listener::Tcp;
+use crate::bridge::origin::{Guard, Listener};
+use crate::bridge::session_id::SessionIds;
+use crate::config::limits::Limits;
+use crate::daemon;
+use crate::daemon::assemble::{Local, Server, Service};
 use crate::error::{Advise, Exit};
-use crate::supervisor::{
-    Capture, Environment, Incarnation, LAST_OUTPUT, Process, Role, Settings, Signal, Spec, Start, State, Supervisor,
-    SupervisorError, signals,
-};
-use crate::telemetry::rotation::{Limits, LogWriter};
-use crate::{env, paths};
+use crate::mcp::probe::Choice;
+use crate::paths;
+use crate::secret::Secret;
+use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, signals};
+use crate::telemetry::logging::{self, LogFormat};
+use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
+
+/// The port of `[bridge] local_port`, unless it says otherwise.
+const DEFAULT_PORT: u16 = 8765;
 
 /// Arguments of `ferry try`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Try {
+    /// The port to listen on; 0 for any free one. Without it 8765, or a free one if that is taken.
+    #[arg(long, value_name = "PORT", conflicts_with = "listen")]
+    port: Option<u16>,
+
+    /// Listen on this address and port instead of 127.0.0.1. If other machines can reach it, a token is made and
+    /// asked for.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// The path to serve the server at.
+    #[arg(long, value_name = "PATH", default_value = "/mcp", value_parser = parse_path)]
+    path: String,
+
+    /// The era of MCP to open the server in: up to 2025-11-25, or from 2026-07-28 on.
+    #[arg(long, value_enum, default_value_t)]
+    era: EraChoice,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+
     /// Hand these signals of ferry's on to the command's processes: HUP, USR1, USR2.
-    #[arg(long = "forward", value_name = "SIGNAL", value_delimiter = ',', value_parser = parse_signal)]
+    #[arg(long, value_name = "SIGNAL", value_delimiter = ',', value_parser = parse_signal)]
     forward_signals: Vec<Signal>,
 
-    /// The command and its arguments.
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    /// The command to run and its arguments. Without one, the demo server.
+    #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
+impl Default for Try {
+    fn default() -> Self {
+        Self {
+            port: None,
+            listen: None,
+            path: "/mcp".to_owned(),
+            era: EraChoice::default(),
+            log_format: LogFormat::default(),
+            forward_signals: Vec::new(),
+            command: Vec::new(),
+        }
+    }
+}
+
+/// Which era to open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum EraChoice {
+    /// The one that the most clients reach: legacy where the server has it, else modern
+    #[default]
+    Auto,
+    /// `initialize` and sessions
+    Legacy,
+    /// `server/discover`, each request by itself
+    Modern,
+}
+
 fn parse_signal(name: &str) -> Result<Signal, String> {
-    match name {
+    match name.strip_prefix("SIG").unwrap_or(name) {
         "HUP" => Ok(Signal::SIGHUP),
         "USR1" => Ok(Signal::SIGUSR1),
         "USR2" => Ok(Signal::SIGUSR2),
         _ => Err("one of HUP, USR1, USR2".to_owned()),
     }
+}
+
+/// A path as the router compares it: a slash in front, none behind, nothing that HTTP would write otherwise.
+fn parse_path(path: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
+    if !path.starts_with('/') {
+        return Err("a path begins with `/`".to_owned());
+    }
+    if !path.bytes().all(plain) || path.contains("//") {
+        return Err("a path is made of letters, digits, `-`, `_`, `.`, `~` and single `/`".to_owned());
+    }
+    if path == "/healthz" || path == "/metrics" || path.starts_with("/.well-known") {
+        return Err("this path is ferry's own".to_owned());
+    }
+    Ok(if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() })
 }
 
 /// Why `ferry try` could not begin.
@@ -51,6 +123,12 @@ enum TryError {
     Path(#[from] paths::PathError),
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
+    #[error("ferry cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("the system refused a basic request")]
     System(#[from] io::Error),
 }
@@ -60,6 +138,12 @@ impl Advise for TryError {
         match self {
             Self::Path(error) => error.hint(),
             Self::Supervisor(error) => error.hint(),
+            Self::Listen { source, .. } => Some(match source.kind() {
+                io::ErrorKind::AddrInUse => "something else listens there; `--port 0` takes a free port".to_owned(),
+                io::ErrorKind::PermissionDenied => "ports below 1024 are for root; choose a higher `--port`".to_owned(),
+                io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+                _ => return None,
+            }),
             Self::System(_) => None,
         }
     }
@@ -68,111 +152,154 @@ impl Advise for TryError {
         match self {
             Self::Path(error) => error.exit(),
             Self::Supervisor(error) => error.exit(),
+            Self::Listen { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => Exit::AlreadyRunning,
+                io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+                _ => Exit::Failed,
+            },
             Self::System(_) => Exit::Failed,
         }
     }
 }
 
 pub(super) fn run(arguments: Try) -> Result<Exit, Box<dyn Advise>> {
-    supervise(arguments).map_err(|error| Box::new(error) as Box<dyn Advise>)
+    serve(&arguments).map_err(|error| Box::new(error) as Box<dyn Advise>)
 }
 
-fn supervise(arguments: Try) -> Result<Exit, TryError> {
-    log_to_stderr();
-    let logs = LogWriter::start(Limits::default())?;
+fn serve(arguments: &Try) -> Result<Exit, TryError> {
+    logging::start(arguments.log_format);
+    let logs = LogWriter::start(LogLimits::default())?;
     let mut settings = Settings::new(paths::state_dir()?.join("try"))?;
     settings.scratch = true;
     settings.logs = Some(logs.clone());
     // Before anything is started.
     let asked = signals::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome =
-        runtime.block_on(daemon::run(settings, asked, |supervisor| Ok(Trial::begin(supervisor, &logs, arguments))));
+    let outcome = runtime.block_on(async {
+        let tcp = bind(arguments).await?;
+        let address = tcp.address();
+        let token = (!address.ip().is_loopback()).then(new_token);
+        let is_demo = arguments.command.is_empty();
+        let target = Target { address, path: &arguments.path, token: token.as_ref(), is_demo };
+        match arguments.log_format {
+            LogFormat::Human => output::print(&connect::screen(&target, &shown(&arguments.command))),
+            LogFormat::Json => tracing::info!(url = target.url(), "listening"),
+        }
+        let ended = daemon::run(settings, asked, |supervisor| {
+            let stderr = Capture { file: Some(logs.file(supervisor.state_dir().join("try.log"))), lines: None };
+            let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
+            let admission = token.map_or_else(Admission::loopback, Admission::token);
+            let server = server(arguments, stderr).map_err(|_| Exit::Failed)?;
+            let mut secret = [0; 32];
+            rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
+            let ids = Arc::new(SessionIds::new(&secret));
+            let limits = Arc::new(Limits::default());
+            Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &ids, &limits))
+        });
+        Ok::<_, TryError>(ended.await?)
+    });
     // What still waits for a disk, or sweeps leftovers, is not waited for.
     runtime.shutdown_background();
-    Ok(outcome?)
+    outcome
 }
 
-/// Until `telemetry::logging` is there.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env(env::FERRY_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
-    // A failed write must not be reported by a write to the same terminal: that one panics.
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
-    let _ = subscriber.try_init();
-}
-
-/// The one server.
-struct Trial {
-    process: Process,
-}
-
-impl Trial {
-    fn begin(supervisor: &Supervisor, logs: &LogWriter, arguments: Try) -> Self {
-        let mut command = arguments.command.into_iter();
-        let spec = Spec {
-            name: "try".to_owned(),
-            role: Role::Mcp,
-            program: command.next().unwrap_or_default(),
-            args: command.collect(),
-            cwd: None,
-            environment: Environment { inherit: true, set: Vec::new() },
-            start_timeout: Duration::from_mins(1),
-            stop_grace: Duration::from_secs(5),
-            stop_signal: Signal::SIGTERM,
-            forward_signals: arguments.forward_signals,
-            start: Start::Eager,
-            stderr: Capture { file: Some(logs.file(supervisor.state_dir().join("try.log"))), lines: None },
-        };
-        let (process, incarnations) = supervisor.add(spec);
-        tokio::spawn(attend(process.clone(), incarnations));
-        Self { process }
-    }
-}
-
-impl Serving for Trial {
-    fn stop_accepting(&self) {
-        drop(self.process.stop());
-    }
-
-    /// A command that cannot be run is news for whoever typed it, not something to wait for.
-    async fn failed(&self) -> Exit {
-        let mut status = self.process.watch();
-        if status.wait_for(|status| status.state == State::Failed).await.is_err() {
-            return pending().await;
+async fn bind(arguments: &Try) -> Result<Tcp, TryError> {
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let address = arguments.listen.unwrap_or_else(|| loopback(arguments.port.unwrap_or(DEFAULT_PORT)));
+    let bound = match Tcp::bind(address).await {
+        // Nobody asked for just this port.
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse && arguments.port.or(arguments.listen.map(|_| 0)).is_none() =>
+        {
+            Tcp::bind(loopback(0)).await
         }
-        Exit::Failed
-    }
-}
-
-/// Stands in for the bridge: calls every generation ready and reads what it says.
-async fn attend(process: Process, mut incarnations: mpsc::Receiver<Incarnation>) {
-    while let Some(Incarnation { generation, stdin, stdout, closing, exited, .. }) = incarnations.recv().await {
-        process.ready(generation);
-        tokio::join!(hold(stdin, closing), read(stdout, exited));
-    }
-}
-
-async fn hold(stdin: pipe::Sender, mut closing: watch::Receiver<bool>) {
-    let _ = closing.wait_for(|closing| *closing).await;
-    drop(stdin);
-}
-
-async fn read(mut stdout: pipe::Receiver, mut exited: watch::Receiver<bool>) {
-    let mut buffer = [0; 8 * 1024];
-    let over = async {
-        let _ = exited.wait_for(|exited| *exited).await;
-        sleep(LAST_OUTPUT).await;
+        bound => bound,
     };
-    tokio::pin!(over);
-    loop {
-        tokio::select! {
-            () = &mut over => return,
-            read = stdout.read(&mut buffer) => match read {
-                // Closing stdout is no exit: the supervisor says when that comes.
-                Ok(0) | Err(_) => return over.await,
-                Ok(count) => debug!("stdout: {}", String::from_utf8_lossy(&buffer[..count]).trim_end()),
-            },
+    bound.map_err(|source| TryError::Listen { address, source })
+}
+
+fn server(arguments: &Try, stderr: Capture) -> io::Result<Server> {
+    let is_demo = arguments.command.is_empty();
+    let mut command = if is_demo {
+        vec![std::env::current_exe()?.into_os_string(), super::DEMO_SERVER.into()]
+    } else {
+        arguments.command.clone()
+    }
+    .into_iter();
+    let limits = Limits::default();
+    let process = Spec {
+        name: if is_demo { "demo".to_owned() } else { "try".to_owned() },
+        role: Role::Mcp,
+        program: command.next().unwrap_or_default(),
+        args: command.collect(),
+        cwd: None,
+        environment: Environment { inherit: true, set: Vec::new() },
+        // The handshake has its own limit and says more when it is over.
+        start_timeout: limits.start_timeout + Duration::from_secs(5),
+        stop_grace: Duration::from_secs(5),
+        stop_signal: Signal::SIGTERM,
+        forward_signals: arguments.forward_signals.clone(),
+        start: Start::Eager,
+        stderr,
+    };
+    let era = match arguments.era {
+        EraChoice::Auto => Choice::PreferLegacy,
+        EraChoice::Legacy => Choice::Legacy,
+        EraChoice::Modern => Choice::Modern,
+    };
+    let endpoint = EndpointSettings {
+        name: process.name.clone(),
+        path: arguments.path.clone(),
+        policy: Policy { serve: Serve::Both, legacy_stateless: false },
+        // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
+        sharing: Sharing { era, interactive: is_demo, capabilities: None },
+    };
+    Ok(Server { process, endpoint, vital: true })
+}
+
+fn new_token() -> Secret {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).expect("the system has random numbers");
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// A command as one would type it.
+fn shown(command: &[OsString]) -> String {
+    shell_words::join(command.iter().map(|word| word.to_string_lossy()))
+}
+
+/// Where a client on this or another machine finds an address.
+pub(super) fn reachable(address: SocketAddr) -> String {
+    let host = match address.ip() {
+        ip if ip.is_unspecified() => nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
+    };
+    format!("{host}:{}", address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_what_the_router_compares() {
+        for (path, parsed) in [
+            ("/mcp", Some("/mcp")),
+            ("/a/b/", Some("/a/b")),
+            ("/", Some("/")),
+            ("mcp", None),
+            ("", None),
+            ("/a//b", None),
+            ("/a b", None),
+            ("/ä", None),
+            ("/a?b", None),
+            ("/%61", None),
+            ("/healthz", None),
+            ("/.well-known/x", None),
+        ] {
+            assert_eq!(parse_path(path).ok().as_deref(), parsed, "{path}");
         }
     }
 }

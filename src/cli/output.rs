@@ -5,6 +5,13 @@ use std::io::Write;
 
 use crate::error::Advise;
 
+/// Prints data, to stdout.
+pub(super) fn print(text: &str) {
+    let mut stdout = anstream::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}
+
 /// Prints what went wrong, why, and what to do about it.
 pub(super) fn error(error: &dyn Advise) {
     let mut stderr = anstream::stderr().lock();

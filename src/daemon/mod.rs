@@ -1,6 +1,7 @@
 //! What `run` and `try` start: one loop that turns signals and progress into events for [`lifecycle`] and does what it
 //! says. The one room that introduces the others to each other.
 
+pub mod assemble;
 pub mod lifecycle;
 
 use std::future::{Future, pending};
@@ -17,6 +18,9 @@ use crate::supervisor::signals::{self, Asked};
 use crate::supervisor::{Settings, Signal, Stopping, Supervisor, SupervisorError};
 use lifecycle::{Action, Event, Stage};
 
+/// How long the answers to calls that were cut have to reach their clients.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// What the loop needs of whatever is being served.
 pub trait Serving: Send + Sync + 'static {
     /// Nothing new from now on: listeners closed, standing streams ended, idle children told to stop.
@@ -24,6 +28,11 @@ pub trait Serving: Send + Sync + 'static {
 
     /// Resolves when nothing is in flight any more.
     fn drained(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// Resolves when every answer has been written.
+    fn closed(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 
@@ -169,9 +178,17 @@ impl<S: Serving> Life<S> {
             return;
         }
         let stopping = self.stopping.take().unwrap_or_else(|| self.supervisor.begin_stop());
+        let serving = self.serving.clone();
+        if let Some(serving) = &serving {
+            serving.stop_accepting();
+        }
         self.progress = Box::pin(async move {
             // What is left it has said itself, and the guard goes on with it.
             let _ = stopping.finish().await;
+            if let Some(serving) = serving {
+                // The last answers: those of calls that the end of their server has ended.
+                let _ = tokio::time::timeout(LAST_ANSWERS, serving.closed()).await;
+            }
             Event::Stopped
         });
     }

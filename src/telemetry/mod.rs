@@ -1,3 +1,4 @@
 //! What ferry tells about itself: low in the house, so that every room can use it.
 
+pub mod logging;
 pub mod rotation;

@@ -10,13 +10,13 @@ use crate::support::fake_child::{FakeChild, Rig, Wish};
 use crate::support::http::{Client, Events, body, outcome};
 use crate::support::{until, within};
 
-fn call(id: Value, name: &str) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": name, "arguments": {}}})
+fn call(id: impl Into<Value>, name: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": {"name": name, "arguments": {}}})
 }
 
-fn call_with_token(id: Value, name: &str, token: Value) -> Value {
+fn call_with_token(id: impl Into<Value>, name: &str, token: impl Into<Value>) -> Value {
     let mut call = call(id, name);
-    call["params"]["_meta"] = json!({"progressToken": token});
+    call["params"]["_meta"] = json!({"progressToken": token.into()});
     call
 }
 
@@ -91,7 +91,7 @@ async fn two_clients_with_equal_ids_and_tokens_get_their_own_answers_and_progres
     child.answer(&from_b, json!({"for": "b"})).await;
     child.answer(&from_a, json!({"for": "a"})).await;
     for (response, name, expected) in [(to_a, "a", vec![20]), (to_b, "b", vec![10, 11])] {
-        let mut events = Events::of(posted(response).await).await.rest().await;
+        let mut events = Events::of(posted(response).await).rest().await;
         let end = events.pop().unwrap();
         assert_eq!(end, json!({"jsonrpc": "2.0", "id": 1, "result": {"for": name}}));
         let progress: Vec<_> = events.iter().map(|event| event["params"]["progress"].as_u64().unwrap()).collect();
@@ -342,7 +342,7 @@ async fn the_server_logs_as_much_as_the_most_curious_and_each_hears_what_it_aske
     child.notify("notifications/message", json!({"level": "debug", "data": "below"})).await;
     child.notify("notifications/message", json!({"level": "error", "data": "a's"})).await;
     child.answer(&request, json!({})).await;
-    let events = Events::of(posted(answer).await).await.rest().await;
+    let events = Events::of(posted(answer).await).rest().await;
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(events[0]["params"]["data"], "a's");
     // Two owners in flight: dropped.
@@ -371,7 +371,7 @@ async fn a_question_reaches_the_only_one_it_can_be_for_and_its_answer_returns() 
         .send(json!({"jsonrpc": "2.0", "id": 0, "method": "elicitation/create",
             "params": {"message": "name?", "requestedSchema": {"type": "object", "properties": {}}, "_meta": {"progressToken": 0}}}))
         .await;
-    let mut events = Events::of(posted(answer).await).await;
+    let mut events = Events::of(posted(answer).await);
     let question = events.next().await.unwrap();
     assert_eq!(question["method"], "elicitation/create");
     let progress =
@@ -434,7 +434,7 @@ async fn a_question_of_a_cancelled_call_is_taken_back_and_a_late_one_still_has_i
     let answer = posting(&a, call(json!(1), "ask"));
     child.read().await;
     child.send(json!({"jsonrpc": "2.0", "id": 5, "method": "elicitation/create", "params": {"message": "?"}})).await;
-    let mut events = Events::of(posted(answer).await).await;
+    let mut events = Events::of(posted(answer).await);
     let question = events.next().await.unwrap();
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     a.post(cancel).await;
@@ -463,7 +463,7 @@ async fn an_unanswered_question_ends_and_the_client_is_told() {
     let request = child.read().await;
     child.send(json!({"jsonrpc": "2.0", "id": "e", "method": "elicitation/create", "params": {"message": "?"}})).await;
     assert_eq!(child.read().await, json!({"jsonrpc": "2.0", "id": "e", "result": {"action": "cancel"}}));
-    let mut events = Events::of(posted(answer).await).await;
+    let mut events = Events::of(posted(answer).await);
     let question = events.next().await.unwrap();
     assert_eq!(stream.next().await.unwrap()["params"]["requestId"], question["id"]);
     child
@@ -496,7 +496,7 @@ async fn a_slow_answer_becomes_a_stream_that_is_kept_alive() {
     let client = Client::new(&rig.url).initialize(json!({})).await;
     let answer = posting(&client, call(json!(1), "slow"));
     let request = child.read().await;
-    let mut events = Events::of(posted(answer).await).await;
+    let mut events = Events::of(posted(answer).await);
     assert_eq!(events.block().await.as_deref(), Some(": ok"));
     assert_eq!(events.block().await.as_deref(), Some(": keepalive"));
     child.send(json!({"jsonrpc": "2.0", "id": request["id"], "error": {"code": -1, "message": "late"}})).await;
@@ -511,7 +511,7 @@ async fn a_slow_answer_becomes_a_stream_that_is_kept_alive() {
     assert_eq!(body(posted(plain).await).await["result"], json!({"n": 2}));
     let streaming = posting(&client.with("accept", "text/event-stream"), call(json!(3), "slow"));
     let request = child.read().await;
-    let mut events = Events::of(posted(streaming).await).await;
+    let mut events = Events::of(posted(streaming).await);
     assert_eq!(events.block().await.as_deref(), Some(": ok"));
     child.answer(&request, json!({"n": 3})).await;
     assert_eq!(events.next().await.unwrap()["result"], json!({"n": 3}));
@@ -534,7 +534,7 @@ async fn a_request_that_takes_too_long_is_cancelled_and_progress_gives_it_time()
     }
     let cancelled = child.read().await;
     assert_eq!(cancelled["params"]["requestId"], request["id"]);
-    let mut events = Events::of(posted(answer).await).await.rest().await;
+    let mut events = Events::of(posted(answer).await).rest().await;
     let end = events.pop().unwrap();
     assert_eq!((events.len(), &end["error"]["code"]), (6, &json!(-31003)));
     // A server that has said nothing at all since is asked for a sign of life, and ended without one.
@@ -675,7 +675,7 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
     child.answer(&quick, json!({"quick": true})).await;
     assert_eq!(body(posted(answer).await).await["result"], json!({"quick": true}));
     child.answer(&request, json!({"end": true})).await;
-    let events = Events::of(stuck).await.rest().await;
+    let events = Events::of(stuck).rest().await;
     assert_eq!(events.last().unwrap()["result"], json!({"end": true}), "never the answer");
     assert!(events.len() < 1000, "the oldest progress was dropped: {}", events.len());
     let order: Vec<_> = events.iter().filter_map(|event| event["params"]["progress"].as_u64()).collect();
@@ -708,4 +708,42 @@ async fn a_modern_client_is_sent_back_to_the_handshake() {
     let (rig, _child) = rig().await;
     let (status, answer) = outcome(Client::new(&rig.url).modern(json!("d"), "server/discover", json!({})).await).await;
     assert_eq!((status, &answer["id"], &answer["error"]["code"]), (400, &json!("d"), &json!(-32600)));
+}
+
+#[tokio::test]
+async fn an_exit_is_what_counts_even_while_a_grandchild_holds_the_pipes() {
+    let (rig, mut child) = rig().await;
+    let client = Client::new(&rig.url).initialize(json!({})).await;
+    let lost = posting(&client, call(1, "t"));
+    child.read().await;
+    let outcome = child.vanish().await;
+    assert!(outcome.contains("Exited"), "{outcome}");
+    assert_eq!(body(posted(lost).await).await["error"]["data"]["ferry"]["reason"], "upstream_exited");
+    child.read_end().await;
+}
+
+#[tokio::test]
+async fn what_a_killed_server_had_not_begun_to_read_was_never_sent() {
+    // A server that reads nothing at all: its pipe takes 1 MiB, the rest waits in ferry's queue.
+    let limits = Limits { queue_wait: Duration::from_millis(50), max_queue_bytes: 3 << 20, ..Limits::default() };
+    let (rig, mut child) = Rig::legacy(json!({"tools": {}}), limits).await;
+    let client = Client::new(&rig.url).initialize(json!({})).await;
+    let large =
+        |id: u32| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"text": "x".repeat(2 << 20)}});
+    let begun = posting(&client, large(1));
+    until(|| rig.endpoint.in_flight() == 1).await;
+    let waiting = posting(&client, large(2));
+    until(|| rig.endpoint.in_flight() == 2).await;
+    // The queue is full for a third.
+    let (status, answer) = outcome(client.post(large(3)).await).await;
+    assert_eq!((status, &answer["error"]["data"]["ferry"]["reason"]), (503, &json!("overloaded")));
+    child.vanish().await;
+    let (status, answer) = outcome(posted(begun).await).await;
+    assert_eq!(
+        (status, &answer["error"]["data"]["ferry"]["reason"]),
+        (200, &json!("upstream_exited")),
+        "it may have run"
+    );
+    let (status, answer) = outcome(posted(waiting).await).await;
+    assert_eq!((status, &answer["error"]["data"]["ferry"]["reason"]), (503, &json!("upstream_unavailable")));
 }

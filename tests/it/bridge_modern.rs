@@ -45,7 +45,7 @@ async fn requests_pass_with_everything_their_clients_said_of_themselves() {
     child.answer(&request, json!({"resultType": "complete", "content": []})).await;
     let response = posted(answer).await;
     assert!(!response.headers().contains_key("mcp-session-id"));
-    let events = Events::of(response).await.rest().await;
+    let events = Events::of(response).rest().await;
     assert_eq!(events[0]["params"], json!({"progressToken": "t", "progress": 1}));
     assert_eq!(events[1], json!({"jsonrpc": "2.0", "id": "id", "result": {"resultType": "complete", "content": []}}));
 }
@@ -128,7 +128,7 @@ async fn a_disconnect_is_the_cancel_and_a_cancel_message_is_nothing() {
     let streaming = posting(&client, json!(3), "prompts/get", json!({"name": "p"}), json!({"progressToken": 1}));
     let request = child.read().await;
     child.notify("notifications/progress", json!({"progressToken": request["id"], "progress": 1})).await;
-    let events = Events::of(posted(streaming).await).await;
+    let events = Events::of(posted(streaming).await);
     drop(events);
     assert_eq!(child.read().await["params"]["requestId"], request["id"]);
 }
@@ -143,7 +143,7 @@ async fn listen(client: &Client, child: &mut FakeChild, id: Value, filter: Value
             json!({"notifications": request["params"]["notifications"], "_meta": meta}),
         )
         .await;
-    let mut events = Events::of(posted(answer).await).await;
+    let mut events = Events::of(posted(answer).await);
     let ack = events.next().await.unwrap();
     assert_eq!(ack["method"], "notifications/subscriptions/acknowledged");
     (events, request["id"].clone())
@@ -247,7 +247,7 @@ async fn a_log_goes_to_the_only_request_that_asked_for_one() {
         child.answer(request, json!({"resultType": "complete"})).await;
     }
     assert_eq!(body(posted(quiet).await).await["id"], 1);
-    let events = Events::of(posted(loud).await).await.rest().await;
+    let events = Events::of(posted(loud).await).rest().await;
     assert_eq!((events.len(), &events[0]["params"]["data"]), (2, &json!("loud's")));
     assert_eq!(body(posted(other).await).await["id"], 3);
 }

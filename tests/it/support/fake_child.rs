@@ -97,8 +97,8 @@ impl Rig {
         let child = Arc::clone(self.endpoint.child());
         let serving = tokio::spawn(async move {
             let exited = async move { drop(exited.await) };
-            let pipes = Pipes { generation, output, input, exited };
-            let outcome = child.serve(pipes, |_| drop(ready.send(()))).await;
+            let pipes = Pipes { generation, output, input, exited, closing: std::future::pending() };
+            let outcome = child.serve(pipes, |_| ready.send(()).expect("the test waits for it")).await;
             child.down(generation);
             format!("{outcome:?}")
         });

@@ -50,7 +50,7 @@ impl Client {
 
     pub(crate) async fn get(&self) -> Events {
         let response = self.with("accept", "text/event-stream").send(Method::GET, "").await;
-        Events::of(response).await
+        Events::of(response)
     }
 
     /// Opens a legacy session; the client that comes back is in it.
@@ -105,7 +105,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) async fn of(response: Response) -> Self {
+    pub(crate) fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store, no-transform");
