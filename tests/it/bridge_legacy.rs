@@ -725,7 +725,7 @@ async fn an_exit_is_what_counts_even_while_a_grandchild_holds_the_pipes() {
 #[tokio::test]
 async fn what_a_killed_server_had_not_begun_to_read_was_never_sent() {
     // A server that reads nothing at all: its pipe takes 1 MiB, the rest waits in ferry's queue.
-    let limits = Limits { queue_wait: Duration::from_millis(50), max_queue_bytes: 3 << 20, ..Limits::default() };
+    let limits = Limits { queue_wait: Duration::from_millis(50), max_queue_bytes: 4 << 20, ..Limits::default() };
     let (rig, mut child) = Rig::legacy(json!({"tools": {}}), limits).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
     let large =
