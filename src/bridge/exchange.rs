@@ -1,6 +1,6 @@
 //! One request in flight: its client on one side, its server on the other, and how it may end.
 //!
-//! What a pairing of eras adds is a translation ([`Exchange::answered`]); the rest is the same for all of them. A
+//! What a pairing of eras adds is a translation (`Translate`); the rest is the same for all of them. A
 //! legacy client that loses its connection has not cancelled: its request goes on, detached, for a while. A modern
 //! client's disconnect *is* the cancel.
 
