@@ -162,8 +162,8 @@ impl Advise for TryError {
     }
 }
 
-pub(super) fn run(arguments: Try) -> Result<Exit, Box<dyn Advise>> {
-    serve(&arguments).map_err(|error| Box::new(error) as Box<dyn Advise>)
+pub(super) fn run(arguments: &Try) -> Result<Exit, Box<dyn Advise>> {
+    serve(arguments).map_err(|error| Box::new(error) as Box<dyn Advise>)
 }
 
 fn serve(arguments: &Try) -> Result<Exit, TryError> {
