@@ -52,7 +52,11 @@ fn rooms_use_lower_floors_only() {
         let own = floor(room).unwrap_or_else(|| panic!("{room} has no floor: say in src/lib.rs and here where it is"));
         for other in named(&fs::read_to_string(&path).unwrap()) {
             let Some(below) = floor(other) else { panic!("{} names crate::{other}", inside.display()) };
-            assert!(below < own || other == room || own == 0, "{} (floor {own}) uses {other} (floor {below})", inside.display());
+            assert!(
+                below < own || other == room || own == 0,
+                "{} (floor {own}) uses {other} (floor {below})",
+                inside.display()
+            );
             looked_at += 1;
         }
     }

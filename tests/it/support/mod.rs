@@ -1,6 +1,7 @@
 //! What the tests stand on.
 
 pub(crate) mod fake_child;
+pub(crate) mod ferry;
 pub(crate) mod http;
 
 use std::time::Duration;
