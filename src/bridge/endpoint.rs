@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::child::{Child, Sharing};
 use super::era::Policy;
 use super::exchange::Permits;
+use super::seal::Sealer;
 use super::session_id::SessionIds;
 use super::sessions::Sessions;
 use crate::config::limits::Limits;
@@ -22,10 +23,26 @@ pub struct Settings {
     pub sharing: Sharing,
 }
 
+/// What is made of ferry's secret bytes.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    sessions: Arc<SessionIds>,
+    states: Arc<Sealer>,
+}
+
+impl Keys {
+    /// Derives all keys from 32 secret bytes.
+    pub fn new(secret: &[u8; 32]) -> Self {
+        Self { sessions: Arc::new(SessionIds::new(secret)), states: Arc::new(Sealer::new(secret)) }
+    }
+}
+
 /// One configured path.
 pub struct Endpoint {
+    pub(super) name: String,
     pub(super) path: String,
     pub(super) policy: Policy,
+    pub(super) states: Arc<Sealer>,
     pub(super) limits: Arc<Limits>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) child: Arc<Child>,
@@ -35,10 +52,12 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// An endpoint whose server is yet to be connected.
-    pub fn new(settings: Settings, ids: Arc<SessionIds>, limits: &Arc<Limits>) -> Arc<Self> {
-        let sessions = Arc::new(Sessions::new(&settings.name, ids, Arc::clone(limits)));
+    pub fn new(settings: Settings, keys: &Keys, limits: &Arc<Limits>) -> Arc<Self> {
+        let sessions = Arc::new(Sessions::new(&settings.name, Arc::clone(&keys.sessions), Arc::clone(limits)));
         let child = Child::new(&settings.name, settings.sharing, Arc::clone(&sessions), Arc::clone(limits));
         Arc::new(Self {
+            name: settings.name,
+            states: Arc::clone(&keys.states),
             path: settings.path,
             policy: settings.policy,
             limits: Arc::clone(limits),

@@ -19,6 +19,7 @@ use super::child::{Child, Facts, Live};
 use super::level::Level;
 use super::refusal::Refusal;
 use super::reply::{Finish, First, Json, Keep, Reply};
+use super::seal::{Place, Sealer};
 use super::sessions::Session;
 use super::stream::{Body, Source, event_stream, json};
 use crate::config::limits::Limits;
@@ -33,6 +34,20 @@ pub(super) enum Owner {
     Session(Arc<Session>),
     /// That of one modern HTTP request.
     Request,
+}
+
+/// How a `requestState` is sealed: by whom, and for which place.
+pub(super) struct Sealing {
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) endpoint: String,
+    pub(super) name: String,
+}
+
+impl Sealing {
+    /// The place that a state of this exchange is bound to.
+    pub(super) fn place<'a>(&'a self, identity: &'a Identity, method: &'a str) -> Place<'a> {
+        Place { endpoint: &self.endpoint, identity: identity.as_str(), method, name: &self.name }
+    }
 }
 
 /// An answer in its client's words.
@@ -67,6 +82,8 @@ pub(super) struct Asking {
     pub(super) expects_task: bool,
     /// The parameters of a `subscriptions/listen`.
     pub(super) listen: Option<Bytes>,
+    /// How its `requestState` is sealed on the way to its client.
+    pub(super) sealing: Option<Sealing>,
     /// What the server declared it can do.
     pub(super) server: Arc<Facts>,
     pub(super) translate: Translate,

@@ -27,6 +27,7 @@ pub mod refusal;
 mod relay;
 mod reply;
 pub mod router;
+pub mod seal;
 pub mod session_id;
 mod sessions;
 mod standalone;

@@ -14,11 +14,10 @@ use super::connect::{self, Target};
 use super::output;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::Sharing;
-use crate::bridge::endpoint::Settings as EndpointSettings;
+use crate::bridge::endpoint::{Keys, Settings as EndpointSettings};
 use crate::bridge::era::{Policy, Serve};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::{Guard, Listener};
-use crate::bridge::session_id::SessionIds;
 use crate::config::limits::Limits;
 use crate::daemon;
 use crate::daemon::assemble::{Local, Server, Service};
@@ -192,9 +191,8 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             let server = server(arguments, stderr).map_err(|_| Exit::Failed)?;
             let mut secret = [0; 32];
             rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
-            let ids = Arc::new(SessionIds::new(&secret));
             let limits = Arc::new(Limits::default());
-            Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &ids, &limits))
+            Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &Keys::new(&secret), &limits))
         });
         Ok::<_, TryError>(ended.await?)
     });

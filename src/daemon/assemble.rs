@@ -9,11 +9,10 @@ use tokio::task::JoinHandle;
 use super::Serving;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Child, Outcome, Pipes};
-use crate::bridge::endpoint::{Endpoint, Settings};
+use crate::bridge::endpoint::{Endpoint, Keys, Settings};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::Guard;
 use crate::bridge::router::{Door, Endpoints, router};
-use crate::bridge::session_id::SessionIds;
 use crate::bridge::upstream::Upstream;
 use crate::config::limits::Limits;
 use crate::error::Exit;
@@ -74,12 +73,12 @@ impl Service {
         supervisor: &Supervisor,
         servers: Vec<Server>,
         local: Local,
-        ids: &Arc<SessionIds>,
+        keys: &Keys,
         limits: &Arc<Limits>,
     ) -> Self {
         let endpoints = Endpoints::new(Arc::clone(limits));
         let servers = servers.into_iter().map(|server| {
-            let endpoint = Endpoint::new(server.endpoint, Arc::clone(ids), limits);
+            let endpoint = Endpoint::new(server.endpoint, keys, limits);
             endpoints.put(Arc::clone(&endpoint));
             let (process, incarnations) = supervisor.add(server.process);
             endpoint.child().connect(Arc::new(Supervised(process.clone())));

@@ -16,7 +16,7 @@ use super::super::refusal::Refusal;
 use super::super::session_id::Abilities;
 use super::super::sessions::Session;
 use super::super::stream::{Body, bare, event_stream};
-use super::{Call, legacy_child, of_era, refused, token, with_token};
+use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
 use crate::mcp::members::{Members, quote, rewrite};
 use crate::mcp::version::{Era, LATEST_LEGACY, LEGACY};
@@ -249,12 +249,14 @@ async fn request(
         unhurried: method == methods::TASKS_RESULT,
         expects_task: params.members.has("task"),
         listen: None,
+        sealing: None,
         server: Arc::clone(&live.facts),
         translate,
     };
     let exchange = Exchange::new(asking, child, vec![permit], limits);
     let place = token.map(|(_, place)| place);
-    Ok(forward(&live, exchange, |number| with_token(message, place.as_ref(), number), call.terms()).await)
+    let params = |number| edited(message, token_edit(place, number).into_iter().collect());
+    Ok(forward(&live, exchange, params, call.terms()).await)
 }
 
 /// A server's answer goes to a legacy client as it is, errors of any code included.

@@ -91,13 +91,27 @@ fn of_era(live: &Live, wanted: Era) -> Result<(), Refusal> {
     }
 }
 
-/// The pieces of a message's parameters with another progress token at `place`.
-fn with_token(message: &Message, place: Option<&Range<usize>>, token: u64) -> Json {
-    let Some(params) = message.params() else { return Vec::new() };
-    let (Some(place), Some(whole)) = (place, message.params_text()) else { return vec![params] };
+/// What is to stand at a place of a message instead of what its client wrote there.
+type Edit = (Range<usize>, Bytes);
+
+/// The pieces of a message's parameters with `edits` made; everything else keeps its bytes.
+fn edited(message: &Message, mut edits: Vec<Edit>) -> Json {
+    let (Some(params), Some(whole)) = (message.params(), message.params_text()) else { return Vec::new() };
     let start = message.place_of(whole).start;
-    let (before, after) = (place.start - start, place.end - start);
-    vec![params.slice(..before), Bytes::from(token.to_string()), params.slice(after..)]
+    edits.sort_by_key(|(place, _)| place.start);
+    let mut pieces = Vec::with_capacity(2 * edits.len() + 1);
+    let mut done = 0;
+    for (place, new) in edits {
+        pieces.extend([params.slice(done..place.start - start), new]);
+        done = place.end - start;
+    }
+    pieces.push(params.slice(done..));
+    pieces
+}
+
+/// A request's progress token is the number under which the server knows it.
+fn token_edit(place: Option<Range<usize>>, number: u64) -> Option<Edit> {
+    Some((place?, Bytes::from(number.to_string())))
 }
 
 /// The progress token among `_meta`'s members, and where it stands. Neither a string nor a number is none.

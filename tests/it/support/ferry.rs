@@ -121,6 +121,12 @@ pub(crate) fn runs(line: &str) -> bool {
 }
 
 fn processes(wanted: impl Fn(&str) -> bool) -> Vec<i32> {
+    if cfg!(not(target_os = "linux")) {
+        let table = Command::new("ps").args(["-axww", "-o", "pid=,command="]).output().unwrap();
+        let table = String::from_utf8_lossy(&table.stdout).into_owned();
+        let rows = table.lines().filter_map(|row| row.trim_start().split_once(' '));
+        return rows.filter(|(_, line)| wanted(line)).filter_map(|(pid, _)| pid.parse().ok()).collect();
+    }
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let path: PathBuf = entry.unwrap().path();
         let pid = path.file_name()?.to_str()?.parse().ok()?;
