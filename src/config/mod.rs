@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: the secrets. Here they are only places to look; whoever starts a server looks.
 
+pub mod edit;
 pub mod env_file;
 pub mod limits;
 pub mod load;
