@@ -21,6 +21,9 @@ use super::words;
 use crate::error::{Advise, Exit};
 use crate::paths;
 
+/// A file to begin with, in which everything is a comment.
+pub const STARTER: &str = include_str!("starter.toml");
+
 /// A server to be declared.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -30,12 +33,19 @@ pub struct Block {
     pub path: UrlPath,
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Variables, as they stand in the file.
-    pub env: Vec<(String, String)>,
+    /// Variables.
+    pub env: Vec<(String, Origin)>,
     /// A file of variables.
     pub env_file: Option<String>,
     /// The directory it runs in.
     pub cwd: Option<String>,
+}
+
+/// Where the value of a variable comes from. Values themselves are not written here: they belong into a file of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Another variable, of ferry's own environment.
+    Variable(String),
 }
 
 /// Why a file was not changed.
@@ -119,7 +129,9 @@ impl Block {
             _ => entries.push(("command", text(&words::join(&self.argv)))),
         }
         if !self.env.is_empty() {
-            let variables = self.env.iter().map(|(name, value)| (name.clone(), text(value)));
+            let from =
+                |Origin::Variable(name): &Origin| Value::Table(Table::from_iter([("env".to_owned(), text(name))]));
+            let variables = self.env.iter().map(|(name, origin)| (name.clone(), from(origin)));
             entries.push(("env", Value::Table(variables.collect())));
         }
         entries.extend(self.env_file.as_deref().map(|file| ("env_file", text(file))));
@@ -195,8 +207,21 @@ pub fn add(text: &str, block: &Block) -> Result<String, EditError> {
     })
 }
 
+/// The block of a server as it stands in the text, with the comments that belong to it.
+pub fn find<'t>(text: &'t str, name: &str) -> Result<&'t str, EditError> {
+    cut(text, name).map(|(range, _)| text[range].trim_matches('\n'))
+}
+
 /// The text without a server, and without the comments that belong to it.
 pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
+    let (range, change) = cut(text, name)?;
+    let mut removed = text.to_owned();
+    removed.replace_range(range, "");
+    checked(text, removed, change)
+}
+
+/// What is to be cut for a server to be gone, and what then changes.
+fn cut(text: &str, name: &str) -> Result<(Range<usize>, impl FnOnce(&mut Table) + use<>), EditError> {
     let root = parse(text)?;
     let missing = || EditError::NoSuchServer { name: name.to_owned(), known: names(&root) };
     let mcps = root.get("mcps").ok_or_else(missing)?;
@@ -205,7 +230,8 @@ pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
         server.get_ref().get("name").and_then(|name| name.get_ref().as_str()) == Some(name)
     };
     let at = servers.iter().position(is_it).ok_or_else(missing)?;
-    let cut = if is_list_of_blocks(mcps) {
+    let is_list = is_list_of_blocks(mcps);
+    let range = if is_list {
         lines_of(text, &servers[at])
     } else {
         // With the comma that follows, or else the one before.
@@ -216,16 +242,15 @@ pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
             (None, None) => start..end,
         }
     };
-    let mut removed = text.to_owned();
-    removed.replace_range(cut, "");
-    checked(text, removed, |table| {
+    let change = move |table: &mut Table| {
         if let Some(Value::Array(servers)) = table.get_mut("mcps") {
             servers.remove(at);
-            if servers.is_empty() && is_list_of_blocks(mcps) {
+            if servers.is_empty() && is_list {
                 table.remove("mcps");
             }
         }
-    })
+    };
+    Ok((range, change))
 }
 
 /// The lines of a block: with the comments right above its header, and those that follow its last line and are followed
@@ -465,7 +490,8 @@ mode = "off"
     fn a_block_reads_as_it_was_meant() {
         let mut block = block("new");
         block.argv = ["npx", "a b", "", "it's \"so\"", "#x", "$HOME", "\\"].map(str::to_owned).to_vec();
-        block.env = vec![("KEY".to_owned(), "a\"b\n${c}".to_owned()), ("odd key".to_owned(), String::new())];
+        let from = |name: &str| Origin::Variable(name.to_owned());
+        block.env = vec![("KEY".to_owned(), from("a\"b\n${c}")), ("odd key".to_owned(), from("X"))];
         block.env_file = Some("env/new.env".to_owned());
         block.cwd = Some("~/x y".to_owned());
         let text = add("", &block).unwrap();

@@ -2,6 +2,7 @@
 //! says. The one room that introduces the others to each other.
 
 pub mod assemble;
+pub mod configured;
 pub mod lifecycle;
 
 use std::future::{Future, pending};

@@ -4,6 +4,7 @@
 mod architecture;
 mod bridge_legacy;
 mod bridge_modern;
+mod config_commands;
 mod front_door;
 mod support;
 mod try_command;
