@@ -154,8 +154,9 @@ fn wait_until_gone(children: &Children, limit: Duration, with: Option<Signal>) {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "no steward runs in the library's unit tests")]
 mod tests {
+    use std::io::Read;
     use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
@@ -166,12 +167,15 @@ mod tests {
     }
 
     fn sleeper(run: Option<&str>) -> Child {
-        let mut command = Command::new("sleep");
-        command.arg("300").process_group(0).env_remove(env::MCP_FERRY_RUN);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo ready; read forever"]).process_group(0).env_remove(env::MCP_FERRY_RUN);
         if let Some(run) = run {
             command.env(env::MCP_FERRY_RUN, run);
         }
-        command.spawn().unwrap()
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Until exec is over, the kernel shows no environment.
+        child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
+        child
     }
 
     fn pid(child: &Child) -> Pid {

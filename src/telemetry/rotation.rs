@@ -263,7 +263,7 @@ mod tests {
         for _ in 0..2 * QUEUE_LINES {
             log.write(vec![b'x'; 100]);
         }
-        assert!(log.target.lost.load(Ordering::Relaxed) as usize >= QUEUE_LINES - 1);
+        assert!(log.target.lost.load(Ordering::Relaxed) >= u64::try_from(QUEUE_LINES).unwrap() - 1);
         assert!(log.writer.waiting_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES);
         let _reader = File::open(&path).unwrap(); // lets the thread end
     }
