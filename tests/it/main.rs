@@ -2,5 +2,7 @@
 
 mod bridge_legacy;
 mod bridge_modern;
+mod demo_server;
 mod front_door;
+mod official_sdk;
 mod support;
