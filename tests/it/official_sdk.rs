@@ -116,9 +116,13 @@ async fn ferry_finds_out_what_the_server_speaks() {
 
 #[tokio::test]
 async fn both_sides_meet_through_ferry() {
-    for (era, server) in
-        [(Era::LEGACY, "legacy"), (Era::LEGACY, "dual"), (Era::Modern, "modern"), (Era::Either, "modern")]
-    {
+    for (era, server) in [
+        (Era::LEGACY, "legacy"),
+        (Era::LEGACY, "dual"),
+        (Era::Modern, "modern"),
+        (Era::Either, "modern"),
+        (Era::Either, "legacy"),
+    ] {
         let (rig, _process) = bridged(server).await;
         let mut client = Client::over_http(&rig.url, era.clone(), ada()).await.expect("ferry opens");
         assert_eq!(client.server().server_info.map(|server| server.name).as_deref(), Some("rmcp-fixture"));
