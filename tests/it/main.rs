@@ -4,6 +4,8 @@
 mod architecture;
 mod bridge_legacy;
 mod bridge_modern;
+mod demo_server;
 mod front_door;
+mod official_sdk;
 mod support;
 mod try_command;
