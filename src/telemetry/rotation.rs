@@ -142,12 +142,15 @@ impl Target {
     /// Writes one line, after a note about those lost before it. A line that cannot be written is lost and counted.
     fn append(&self, line: &[u8]) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = self.lost.swap(0, Ordering::Relaxed);
+        // Struck off only once it is written: a disk that hangs meanwhile must not make it look as if nothing was lost.
+        let lost = self.lost.load(Ordering::Relaxed);
         let note = if lost == 0 { String::new() } else { format!("ferry: {lost} lines were lost here\n") };
-        if self.write_rotating(&mut open, &[note.as_bytes(), line].concat()).is_err() {
+        if self.write_rotating(&mut open, &[note.as_bytes(), line].concat()).is_ok() {
+            self.lost.fetch_sub(lost, Ordering::Relaxed);
+        } else {
             // Opened anew next time: the directory may have been removed, the disk mounted again.
             *open = None;
-            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
