@@ -151,15 +151,11 @@ impl Upstream for Supervised {
 /// Tells the bridge what becomes of a process, so that nobody waits for one that is not coming.
 async fn follow(process: Process, child: Arc<Child>) {
     let mut status = process.watch();
-    let mut failures = 0;
     loop {
         let state = status.borrow_and_update().state;
         match state {
             State::Starting => child.starting(),
-            State::BackingOff | State::Failed => {
-                failures += 1;
-                child.down(failures);
-            }
+            State::BackingOff | State::Failed => child.down(),
             State::Gone => child.gone(),
             _ => {}
         }
@@ -184,8 +180,14 @@ async fn attend(process: Process, mut incarnations: mpsc::Receiver<Incarnation>,
         let at_once = outcome.retry_at_once();
         match outcome {
             Outcome::NotOpened(error) => {
-                let then = if at_once { Retry::AtOnce } else { Retry::BackOff };
-                process.failed(generation, error.to_string(), then);
+                if at_once {
+                    process.failed(generation, error.to_string(), Retry::AtOnce);
+                    // It may have been gone before that was said, and the next one be waiting.
+                    process.demand();
+                } else {
+                    process.failed(generation, error.to_string(), Retry::BackOff);
+                    child.down();
+                }
             }
             Outcome::Ended(Ended::Broken(why)) => process.failed(generation, why, Retry::BackOff),
             Outcome::Ended(Ended::Exited) => {}

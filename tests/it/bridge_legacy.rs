@@ -611,10 +611,10 @@ async fn without_a_server_a_request_is_refused_before_anything_was_sent() {
     assert_eq!((status, &answer["id"], &answer["error"]["code"]), (503, &json!(1), &json!(-31001)));
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
     // One immediate try during back-off: if it fails, the request need not wait any longer.
-    rig.endpoint.child().down(1);
+    rig.endpoint.child().down();
     let answer = posting(&client, initialize);
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
-    rig.endpoint.child().down(2);
+    rig.endpoint.child().down();
     assert_eq!(posted(answer).await.status(), 503);
 }
 

@@ -47,6 +47,22 @@ async fn the_demo_server_is_there_for_clients_of_both_eras() {
 }
 
 #[tokio::test]
+async fn a_server_that_ends_when_it_is_greeted_wrongly_is_started_again_and_greeted_rightly() {
+    // The official SDK's modern server answers `initialize` with a refusal, and ends.
+    let server = crate::support::rmcp_server::path();
+    let server = server.to_str().unwrap();
+    let mut ferry = Ferry::run(&["try", "--port", "0", "--", server, "--era", "modern"], &[]);
+    let client = Client::new(&ferry.url().await);
+    let answer = body(client.modern(json!(1), "tools/list", json!({})).await).await;
+    assert!(answer["result"]["tools"].is_array(), "{answer}");
+    // A hand-written one that takes nothing but `initialize` as its first message.
+    let picky = SERVER.replace("  case $line in", "  case $line in *'\"server/discover\"'*) exit 3 ;;");
+    let arguments = ["try", "--port", "0", "--era", "legacy", "--", "sh", "-c", &picky, "ferry-test-picky"];
+    let mut ferry = Ferry::run(&arguments, &[]);
+    Client::new(&ferry.url().await).initialize(json!({})).await;
+}
+
+#[tokio::test]
 async fn a_killed_server_comes_back_and_its_sessions_never_notice() {
     let mut ferry = Ferry::run(&["try", "--port", "0", "--", "sh", "-c", SERVER, "ferry-test-killed"], &[]);
     let client = Client::new(&ferry.url().await).initialize(json!({})).await;

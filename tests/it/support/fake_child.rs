@@ -115,7 +115,7 @@ impl Rig {
             let exited = async move { drop(exited.await) };
             let pipes = Pipes { generation, output, input, exited, closing: std::future::pending() };
             let outcome = child.serve(pipes, |_| ready.send(()).expect("the test waits for it")).await;
-            child.down(generation);
+            child.down();
             format!("{outcome:?}")
         });
         FakeChild {
