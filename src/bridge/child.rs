@@ -78,6 +78,7 @@ pub struct Child {
 
 /// What one process has taught about the next.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not depend on each other")]
 struct Memory {
     /// It ended when it was asked `server/discover`: do not ask.
     ends_on_probe: bool,
@@ -439,7 +440,9 @@ impl Child {
             OpenError::EndedOnInitialize => memory.ends_on_initialize = true,
             // What was learnt did not help: the server may have changed. Begin anew.
             _ => {
-                *memory = Memory { level: memory.level, capabilities: memory.capabilities.take(), ..Memory::default() }
+                memory.ends_on_probe = false;
+                memory.ends_on_initialize = false;
+                memory.verdict = None;
             }
         }
     }

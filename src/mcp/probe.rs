@@ -195,8 +195,10 @@ impl State {
                 (Both { discovered: false, refused: false }, Step::Initialize(LATEST_LEGACY))
             }
             (Discovering { fall_back: true, .. }, Closed) => (self, Step::Fail(OpenError::EndedOnProbe)),
-            // Some modern servers refuse `initialize` with an answer, and end after it.
-            (Discovering { fell_forward: true, .. }, Closed) => (self, Step::Fail(OpenError::EndedOnInitialize)),
+            // Some modern servers end without an answer to `initialize`, some after one.
+            (Discovering { fell_forward: true, .. } | Initializing { fall_forward: true, .. }, Closed) => {
+                (self, Step::Fail(OpenError::EndedOnInitialize))
+            }
             (Discovering { fall_back: false, .. }, Closed) => (self, Step::Fail(OpenError::Ended { asked: DISCOVER })),
 
             (Both { refused, .. }, Discovered(versions)) => match (modern(&versions), refused) {
@@ -229,7 +231,6 @@ impl State {
                     _ => (self, Step::Fail(refusal.into_error(INITIALIZE))),
                 }
             }
-            (Initializing { fall_forward: true, .. }, Closed) => (self, Step::Fail(OpenError::EndedOnInitialize)),
             (Both { .. } | Initializing { .. }, Closed) => (self, Step::Fail(OpenError::Ended { asked: INITIALIZE })),
             (Both { .. }, DiscoverRefused(_) | ProbeTimeout)
             | (Initializing { .. }, Discovered(_) | DiscoverRefused(_) | ProbeTimeout)
