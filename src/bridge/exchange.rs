@@ -323,31 +323,38 @@ pub(super) struct Terms {
     pub(super) keep_alive: Duration,
 }
 
-/// Sends a request to a server and answers its client as soon as there is something to tell.
+/// A request that has begun: its answer is here, or will be.
+pub(super) enum Begun {
+    /// ferry has answered it.
+    Now(Json),
+    /// A server has it.
+    Later(Reader),
+}
+
+/// Sends a request to a server.
 ///
 /// `params` are the pieces of its parameters, given the number under which the server will know it.
-pub(super) async fn forward(
+pub(super) async fn begin(
     live: &Live,
     exchange: Arc<Exchange>,
     params: impl FnOnce(u64) -> Json,
-    terms: Terms,
-) -> Response<Body> {
-    let id = Bytes::clone(&exchange.asking.id);
-    let refuse = |refusal: &Refusal| refusal.response(Some(&id)).map(|body| Body::whole([body]));
+) -> Result<Reader, Refusal> {
     live.admit(&exchange.asking.identity);
-    let Some(number) = live.connection.enter(Arc::clone(&exchange)) else { return refuse(&unavailable()) };
+    let number = live.connection.enter(Arc::clone(&exchange)).ok_or_else(unavailable)?;
     exchange.bind(&live.connection, number);
     let reader = Reader { exchange: Arc::clone(&exchange), over: false };
     match live.connection.send(number, &exchange.asking.method, params(number)).await {
-        Ok(()) => live.busy.notify_one(),
-        Err(Refused::Full) => return refuse(&Refusal::Overloaded { what: "the server does not read its input" }),
-        Err(Refused::Closed) => return refuse(&unavailable()),
+        Ok(()) => {
+            live.busy.notify_one();
+            Ok(reader)
+        }
+        Err(Refused::Full) => Err(Refusal::Overloaded { what: "the server does not read its input" }),
+        Err(Refused::Closed) => Err(unavailable()),
     }
-    reader.respond(terms).await
 }
 
 /// Whoever waits for an exchange's end. Dropped before that, it takes the client for lost.
-struct Reader {
+pub(super) struct Reader {
     exchange: Arc<Exchange>,
     over: bool,
 }
@@ -355,7 +362,7 @@ struct Reader {
 impl Reader {
     /// Holds the answer back until there is something to tell: an end without anything before it is plain JSON under
     /// its own status, everything else is a stream (`protocol.md` §1.12).
-    async fn respond(mut self, terms: Terms) -> Response<Body> {
+    pub(super) async fn respond(mut self, terms: Terms) -> Response<Body> {
         let streams = self.exchange.asking.streams;
         let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, streams));
         let first = if terms.only_stream {
@@ -383,6 +390,26 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Waits for the answer and for nothing else: messages before it are dropped.
+    pub(super) async fn whole(mut self) -> Json {
+        let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, false)).await;
+        self.over = true;
+        match first {
+            First::End(finish) => self.in_band(finish),
+            First::Event => Vec::new(),
+        }
+    }
+
+    /// The end as a message under a status that is already sent.
+    fn in_band(&self, finish: Finish) -> Json {
+        match self.exchange.words(finish) {
+            Words::Json(_, json) => json,
+            Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.exchange.asking.id)))],
+        }
+    }
+}
+
 impl Source for Reader {
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
         if self.over {
@@ -391,10 +418,7 @@ impl Source for Reader {
         self.exchange.reply.poll_next(context).map(|next| {
             Some(next.unwrap_or_else(|finish| {
                 self.over = true;
-                match self.exchange.words(finish) {
-                    Words::Json(_, json) => json,
-                    Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.exchange.asking.id)))],
-                }
+                self.in_band(finish)
             }))
         })
     }

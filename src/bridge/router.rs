@@ -91,13 +91,13 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
         }
     };
     let (mut response, origin) = match origin {
-        Err(refusal) => (refusal.response(None).map(|body| Body::whole([body])), None),
+        Err(refusal) => (whole(&refusal), None),
         Ok((_, Some(origin))) if origin::is_preflight(request.method(), request.headers()) => {
             (origin::preflight(&origin, request.headers()).map(|body| Body::whole([body])), Some(origin))
         }
         Ok((endpoint, origin)) => {
             let response = admitted(&door, &endpoint, request).await;
-            (response.unwrap_or_else(|refusal| refusal.response(None).map(|body| Body::whole([body]))), origin)
+            (response.unwrap_or_else(|refusal| whole(&refusal)), origin)
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
@@ -168,7 +168,7 @@ async fn read(
 
 async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return batch(endpoint, headers, &body);
+        return batch(endpoint, identity, headers, &body).await.unwrap_or_else(|refusal| whole(&refusal));
     }
     let message = match Message::from_client(body) {
         Ok(message) => message,
@@ -199,14 +199,26 @@ async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap
     }
 }
 
-/// An array: no version but 2025-03-26 has batches, and those are not served yet.
-fn batch(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
-    let refusal = if std::str::from_utf8(body).is_ok_and(crate::mcp::members::is_json) {
-        let batches = "an array of messages is not served; send one message a request";
-        era::post(era::Body::Array, headers, endpoint.policy).err().unwrap_or(Refusal::InvalidRequest(batches.into()))
-    } else {
-        Refusal::ParseError("the body is not valid JSON".into())
-    };
+/// An array of messages.
+async fn batch(
+    endpoint: &Arc<Endpoint>,
+    identity: &Identity,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response<Body>, Refusal> {
+    if !std::str::from_utf8(body).is_ok_and(crate::mcp::members::is_json) {
+        return Err(Refusal::ParseError("the body is not valid JSON".into()));
+    }
+    let accepted = accept::of_post(headers)?;
+    let call = Call { endpoint, identity, headers, accepted };
+    match era::post(era::Body::Array, headers, endpoint.policy)? {
+        Route::LegacyBatch(session) => legacy_to_legacy::batch(&call, &session, body).await,
+        _ => Err(Refusal::InvalidRequest("an array of messages is not served here".into())),
+    }
+}
+
+/// Words of ferry's own to no message in particular.
+fn whole(refusal: &Refusal) -> Response<Body> {
     refusal.response(None).map(|body| Body::whole([body]))
 }
 

@@ -747,3 +747,49 @@ async fn what_a_killed_server_had_not_begun_to_read_was_never_sent() {
     let (status, answer) = outcome(posted(waiting).await).await;
     assert_eq!((status, &answer["error"]["data"]["ferry"]["reason"]), (503, &json!("upstream_unavailable")));
 }
+
+#[tokio::test]
+async fn a_batch_is_split_for_the_server_and_its_answers_come_together() {
+    let (rig, mut child) = rig().await;
+    let client = Client::new(&rig.url).initialize_at("2025-03-26", json!({})).await;
+    let batch = json!([
+        call_with_token(1, "a", "t"),
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "ping"},
+        call(3, "b"),
+        {"jsonrpc": "2.0", "id": 4, "method": "tasks/list"},
+    ]);
+    let plain = posting(&client.with("accept", "application/json"), batch.clone());
+    let (first, second) = (child.read().await, child.read().await);
+    assert_eq!((&first["params"]["name"], &second["params"]["name"]), (&json!("a"), &json!("b")), "never an array");
+    child.answer(&second, json!({"n": 3})).await;
+    child.answer(&first, json!({"n": 1})).await;
+    let answers = body(posted(plain).await).await;
+    let ids: Vec<_> = answers.as_array().unwrap().iter().map(|answer| answer["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    assert_eq!((&answers[0]["result"], &answers[3]["error"]["code"]), (&json!({"n": 1}), &json!(-32601)));
+    let streamed = posting(&client, batch);
+    let (first, second) = (child.read().await, child.read().await);
+    child.notify("notifications/progress", json!({"progressToken": first["id"], "progress": 1})).await;
+    child.answer(&second, json!({"n": 3})).await;
+    child.answer(&first, json!({"n": 1})).await;
+    let events = Events::of(posted(streamed).await).rest().await;
+    let mut ids: Vec<_> = events.iter().filter_map(|event| event["id"].as_u64()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    assert_eq!(events.iter().filter(|event| event["method"] == "notifications/progress").count(), 1);
+    let only_notifications = json!([{"jsonrpc": "2.0", "method": "notifications/initialized"}]);
+    assert_eq!(client.post(only_notifications).await.status(), 202);
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    for refused in [
+        json!([]),
+        json!([1]),
+        json!([ping, {"jsonrpc": "2.0", "id": 2, "method": "initialize"}]),
+        json!(vec![&ping; 65]),
+    ] {
+        assert_eq!(outcome(client.post(refused.clone()).await).await.1["error"]["code"], -32600, "{refused}");
+    }
+    let newer = Client::new(&rig.url).initialize(json!({})).await;
+    let (status, answer) = outcome(newer.post(json!([ping])).await).await;
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)));
+}

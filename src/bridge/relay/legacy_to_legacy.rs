@@ -2,23 +2,25 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::super::child::{Child, Live};
 use super::super::era;
-use super::super::exchange::{Asking, Exchange, Owner, Words, envelope, forward};
+use super::super::exchange::{Asking, Begun, Exchange, Owner, Words, begin, envelope};
 use super::super::headers::MCP_SESSION_ID;
 use super::super::level::Level;
 use super::super::methods;
 use super::super::refusal::Refusal;
+use super::super::reply::Json;
 use super::super::session_id::Abilities;
 use super::super::sessions::Session;
-use super::super::stream::{Body, bare, event_stream};
+use super::super::stream::{Body, Source, bare, event_stream, json};
 use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
-use crate::mcp::members::{Members, quote, rewrite};
+use crate::mcp::members::{Members, elements, quote, rewrite};
 use crate::mcp::version::{Era, LATEST_LEGACY, LEGACY};
 
 /// `initialize`: a session, and the server's own words about itself.
@@ -94,7 +96,10 @@ pub(in crate::bridge) async fn message(
     let outcome = async {
         let session = find(call, named)?;
         match message.kind() {
-            Kind::Request => request(call, &session, message, params).await,
+            Kind::Request => Ok(match request(call, &session, message, params).await? {
+                Begun::Now(json) => call.now(json),
+                Begun::Later(reader) => reader.respond(call.terms()).await,
+            }),
             Kind::Notification => {
                 notification(call, &session, message, params);
                 Ok(bare(StatusCode::ACCEPTED))
@@ -172,19 +177,110 @@ fn cancel(child: &Child, session: &Arc<Session>, id: &str, reason: Option<&str>)
     }
 }
 
+/// The empty result. Exactly that: some clients refuse an answer with more in it.
+fn empty(id: &[u8]) -> Begun {
+    Begun::Now(envelope(id, "result", Bytes::from_static(b"{}")))
+}
+
+/// A batch, which only sessions of 2025-03-26 have: each of its messages goes its own way, and the answers come
+/// together.
+pub(in crate::bridge) async fn batch(
+    call: &Call<'_>,
+    named: &era::Session<'_>,
+    body: &[u8],
+) -> Result<Response<Body>, Refusal> {
+    let invalid = |why: &'static str| Refusal::InvalidRequest(why.into());
+    let session = find(call, named)?;
+    if session.version != BATCHES {
+        return Err(invalid("arrays of messages are of protocol version 2025-03-26 only"));
+    }
+    let text = std::str::from_utf8(body).map_err(|_| invalid("the body is not valid UTF-8"))?;
+    let elements = elements(text).map_err(|error| Refusal::ParseError(error.to_string().into()))?;
+    if !(1..=MAX_BATCH).contains(&elements.len()) {
+        return Err(invalid("a batch has 1 to 64 messages"));
+    }
+    let messages = elements.iter().map(|element| Message::from_client(element.get().as_bytes().to_vec()));
+    let messages: Vec<Message> = messages.collect::<Result<_, _>>()?;
+    if messages.iter().any(|message| message.method() == methods::INITIALIZE) {
+        return Err(invalid("`initialize` cannot be part of a batch"));
+    }
+    // All are sound before the first one goes out.
+    let parameters = messages.iter().map(era::Params::of).collect::<Result<Vec<_>, _>>()?;
+    let mut answers = Vec::new();
+    for (message, params) in messages.iter().zip(&parameters) {
+        match message.kind() {
+            Kind::Request => answers.push(
+                request(call, &session, message, params)
+                    .await
+                    .unwrap_or_else(|refusal| Begun::Now(vec![Bytes::from(refusal.in_band(message.id().as_deref()))])),
+            ),
+            Kind::Notification => notification(call, &session, message, params),
+            Kind::Response => legacy_child::answered(&call.endpoint.child, &session, message),
+        }
+    }
+    if answers.is_empty() {
+        return Ok(bare(StatusCode::ACCEPTED));
+    }
+    if call.accepted.sse() {
+        return Ok(event_stream(Together(answers), call.endpoint.limits.keep_alive));
+    }
+    let mut array = vec![Bytes::from_static(b"[")];
+    for answer in answers {
+        if array.len() > 1 {
+            array.push(Bytes::from_static(b","));
+        }
+        array.extend(match answer {
+            Begun::Now(json) => json,
+            Begun::Later(reader) => reader.whole().await,
+        });
+    }
+    array.push(Bytes::from_static(b"]"));
+    Ok(json(StatusCode::OK, array))
+}
+
+/// The only version with batches.
+const BATCHES: &str = "2025-03-26";
+
+/// How many messages a batch may have.
+const MAX_BATCH: usize = 64;
+
+/// Several answers on one stream, each as it comes.
+struct Together(Vec<Begun>);
+
+impl Source for Together {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+        let mut at = 0;
+        while at < self.0.len() {
+            match &mut self.0[at] {
+                Begun::Now(json) => {
+                    let json = std::mem::take(json);
+                    self.0.remove(at);
+                    return Poll::Ready(Some(json));
+                }
+                Begun::Later(reader) => match reader.poll_event(context) {
+                    Poll::Ready(Some(json)) => return Poll::Ready(Some(json)),
+                    Poll::Ready(None) => drop(self.0.remove(at)),
+                    Poll::Pending => at += 1,
+                },
+            }
+        }
+        if self.0.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
+
 async fn request(
     call: &Call<'_>,
     session: &Arc<Session>,
     message: &Message,
     params: &era::Params<'_>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Begun, Refusal> {
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
     let child = &call.endpoint.child;
     let method = message.method();
     let missing = || Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() };
     let invalid = |why: &'static str| Refusal::InvalidParams { era: Era::Legacy, why: why.into() };
     match method {
-        methods::PING => return Ok(call.empty(&id)),
+        methods::PING => return Ok(empty(&id)),
         methods::DISCOVER | methods::LISTEN | methods::TASKS_LIST => return Err(missing()),
         _ if methods::is_notification(method) => return Err(missing()),
         methods::SET_LEVEL => {
@@ -196,7 +292,7 @@ async fn request(
             }
             session.set_level(level);
             child.raise_level(&live);
-            return Ok(call.empty(&id));
+            return Ok(empty(&id));
         }
         methods::RESOURCES_SUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
@@ -204,12 +300,12 @@ async fn request(
             let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
             let new = new.ok_or(invalid("too many subscriptions in this session"))?;
             return Ok(match child.subscribe(&live, session, &uri).await {
-                Ok(()) => call.empty(&id),
+                Ok(()) => empty(&id),
                 Err(error) => {
                     if new {
                         session.unsubscribe(&uri);
                     }
-                    call.now(envelope(&id, "error", error))
+                    Begun::Now(envelope(&id, "error", error))
                 }
             });
         }
@@ -218,7 +314,7 @@ async fn request(
             if session.unsubscribe(&uri) {
                 child.unsubscribe(session, &uri);
             }
-            return Ok(call.empty(&id));
+            return Ok(empty(&id));
         }
         methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL => {
             let task = params.members.string("taskId").ok_or(invalid("`params.taskId` must be a string"))?;
@@ -256,7 +352,7 @@ async fn request(
     let exchange = Exchange::new(asking, child, vec![permit], limits);
     let place = token.map(|(_, place)| place);
     let params = |number| edited(message, token_edit(place, number).into_iter().collect());
-    Ok(forward(&live, exchange, params, call.terms()).await)
+    begin(&live, exchange, params).await.map(Begun::Later)
 }
 
 /// A server's answer goes to a legacy client as it is, errors of any code included.

@@ -51,11 +51,6 @@ impl Call<'_> {
         }
         event_stream(Once(Some(text)), self.endpoint.limits.keep_alive)
     }
-
-    /// The empty result. Exactly that: some clients refuse an answer with more in it.
-    fn empty(&self, id: &[u8]) -> Response<Body> {
-        self.now(super::exchange::envelope(id, "result", Bytes::from_static(b"{}")))
-    }
 }
 
 /// A stream of one event.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::super::child::Live;
-use super::super::exchange::{Asking, Exchange, Owner, Sealing, Words, envelope, forward};
+use super::super::exchange::{Asking, Exchange, Owner, Sealing, Words, begin, envelope};
 use super::super::level::Level;
 use super::super::refusal::Refusal;
 use super::super::reply::Json;
@@ -81,7 +81,7 @@ pub(super) async fn request(
         terms.commit_after = limits.request_timeout_in_all;
     }
     let params = |number| edited(message, token_edit(place, number).into_iter().chain(state).collect());
-    Ok(forward(&live, exchange, params, terms).await)
+    Ok(begin(&live, exchange, params).await?.respond(terms).await)
 }
 
 /// The state that a retry brings back, as the server wrote it.

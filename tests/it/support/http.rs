@@ -55,14 +55,18 @@ impl Client {
 
     /// Opens a legacy session; the client that comes back is in it.
     pub(crate) async fn initialize(&self, capabilities: Value) -> Self {
+        self.initialize_at("2025-06-18", capabilities).await
+    }
+
+    pub(crate) async fn initialize_at(&self, version: &str, capabilities: Value) -> Self {
         let info = json!({"name": "test", "version": "1"});
-        let params = json!({"protocolVersion": "2025-06-18", "capabilities": capabilities, "clientInfo": info});
+        let params = json!({"protocolVersion": version, "capabilities": capabilities, "clientInfo": info});
         let response = self.post(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})).await;
         assert_eq!(response.status(), 200);
         let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
         let body: Value = within(response.json()).await.unwrap();
-        assert_eq!(body["result"]["protocolVersion"], "2025-06-18");
-        let client = self.with("mcp-session-id", &id).with("mcp-protocol-version", "2025-06-18");
+        assert_eq!(body["result"]["protocolVersion"], version);
+        let client = self.with("mcp-session-id", &id).with("mcp-protocol-version", version);
         let response = client.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
         assert_eq!(response.status(), 202);
         client
