@@ -744,7 +744,7 @@ impl Child {
                 }
             };
             if tokio::time::timeout(child.limits.relisten, again).await.is_err() {
-                exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
             }
         });
         true
@@ -758,7 +758,7 @@ impl Child {
         let Some(live) = self.current() else { return };
         live.connection.each(|_, exchange, _| {
             if exchange.asking.listen.is_some() {
-                exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
             }
         });
     }

@@ -75,9 +75,14 @@ impl Endpoint {
 
     /// Frees sessions that nobody uses, for as long as it runs.
     pub async fn expire_sessions(self: Arc<Self>) {
-        let mut tick = tokio::time::interval((self.limits.session_idle / 8).max(std::time::Duration::from_millis(20)));
+        let mut tick = tokio::time::interval(
+            (self.limits.session_idle.min(self.limits.replay_kept) / 8).max(std::time::Duration::from_millis(20)),
+        );
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => self.sessions.expire_streams(false),
+                () = self.sessions.short_of_room() => self.sessions.expire_streams(true),
+            }
             for session in self.sessions.expire() {
                 tracing::debug!(client = session.client, "an idle session was freed");
                 self.child.forget_session(&session);

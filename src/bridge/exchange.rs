@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,10 +18,11 @@ use super::auth::Identity;
 use super::child::{Child, Facts, Live};
 use super::level::Level;
 use super::refusal::Refusal;
+use super::replay::{EventId, Track, opening};
 use super::reply::{Finish, First, Json, Keep, Reply};
 use super::seal::{Place, Sealer};
 use super::sessions::Session;
-use super::stream::{Body, Source, event_stream, json};
+use super::stream::{Body, Event, OK, Source, event_stream, json};
 use crate::config::limits::Limits;
 use crate::mcp::connection::{Connection, End, Exchange as InFlight};
 use crate::mcp::envelope::Message;
@@ -97,7 +98,26 @@ pub(super) struct Exchange {
     clock: Mutex<Clock>,
     upstream: Mutex<Option<(Connection<Exchange>, u64)>>,
     this: Weak<Exchange>,
-    _permits: Vec<Permit>,
+    /// The stream that its client reads, once there is one.
+    track: Mutex<Weak<Track>>,
+    /// What it occupies until its end is known, read or not.
+    occupied: Mutex<Option<(Vec<Permit>, Option<InUse>)>>,
+}
+
+/// A session in use.
+struct InUse(Arc<Session>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("method", &self.asking.method).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -124,9 +144,13 @@ pub(super) enum Overdue {
 
 impl Exchange {
     pub(super) fn new(asking: Asking, child: &Arc<Child>, permits: Vec<Permit>, limits: &Limits) -> Arc<Self> {
-        if let Owner::Session(session) = &asking.owner {
-            session.in_flight.fetch_add(1, Ordering::Relaxed);
-        }
+        let in_use = match &asking.owner {
+            Owner::Session(session) => {
+                session.in_flight.fetch_add(1, Ordering::Relaxed);
+                Some(InUse(Arc::clone(session)))
+            }
+            Owner::Request => None,
+        };
         let now = Instant::now();
         Arc::new_cyclic(|this| Self {
             asking,
@@ -141,7 +165,8 @@ impl Exchange {
                 heard_before: 0,
             }),
             upstream: Mutex::new(None),
-            _permits: permits,
+            track: Mutex::default(),
+            occupied: Mutex::new(Some((permits, in_use))),
         })
     }
 
@@ -189,7 +214,7 @@ impl Exchange {
         if let Some((connection, id)) = self.upstream()
             && connection.cancel(id, Some(reason))
         {
-            self.reply.finish(Finish::Ferry(refusal));
+            self.end(Finish::Ferry(refusal));
         }
     }
 
@@ -226,11 +251,53 @@ impl Exchange {
         self.clock().acknowledged
     }
 
+    /// Ends it, whether anybody reads that or not.
+    pub(super) fn end(&self, finish: Finish) {
+        if !self.reply.finish(finish) {
+            return;
+        }
+        drop(self.occupied.lock().expect("nothing panics while it holds this").take());
+        if self.is_deserted() {
+            self.settle();
+        }
+    }
+
     /// Its client is gone.
     fn lost_client(&self) {
         self.clock().detached = Some(Instant::now());
-        if matches!(self.asking.owner, Owner::Request) {
-            self.cancel("the client closed the request", Refusal::Cancelled);
+        match self.asking.owner {
+            Owner::Session(_) if self.reply.is_over() => self.settle(),
+            Owner::Session(_) => {}
+            Owner::Request => self.cancel("the client closed the request", Refusal::Cancelled),
+        }
+    }
+
+    /// Its client is back, on a stream that goes on.
+    pub(super) fn found_client(&self) {
+        self.clock().detached = None;
+    }
+
+    /// Moves an end that nobody reads to where a client that comes back will find it, within the bounds there.
+    fn settle(&self) {
+        let track = self.track.lock().expect("nothing panics while it holds this").upgrade();
+        let (Some(session), Some(track)) = (self.session(), track) else { return };
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(next) = self.reply.poll_next(&mut context) {
+            match next {
+                Ok(json) => drop(session.tracks.note(&track, &json, false)),
+                Err(finish) => {
+                    session.tracks.note(&track, &self.in_band(finish), true);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The end as a message under a status that is already sent.
+    fn in_band(&self, finish: Finish) -> Json {
+        match self.words(finish) {
+            Words::Json(_, json) => json,
+            Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.asking.id)))],
         }
     }
 
@@ -249,15 +316,6 @@ impl Exchange {
 
     fn clock(&self) -> MutexGuard<'_, Clock> {
         self.clock.lock().expect("nothing panics while it holds a clock")
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if let Owner::Session(session) = &self.asking.owner {
-            session.in_flight.fetch_sub(1, Ordering::Relaxed);
-            session.touch();
-        }
     }
 }
 
@@ -286,7 +344,7 @@ impl InFlight for Exchange {
                 return;
             }
         }
-        self.reply.finish(Finish::Upstream(end));
+        self.end(Finish::Upstream(end));
     }
 }
 
@@ -342,7 +400,7 @@ pub(super) async fn begin(
     live.admit(&exchange.asking.identity);
     let number = live.connection.enter(Arc::clone(&exchange)).ok_or_else(unavailable)?;
     exchange.bind(&live.connection, number);
-    let reader = Reader { exchange: Arc::clone(&exchange), over: false };
+    let reader = Reader { exchange: Arc::clone(&exchange), over: false, track: None };
     match live.connection.send(number, &exchange.asking.method, params(number)).await {
         Ok(()) => {
             live.busy.notify_one();
@@ -357,6 +415,8 @@ pub(super) async fn begin(
 pub(super) struct Reader {
     exchange: Arc<Exchange>,
     over: bool,
+    /// The stream it writes, and its key to it.
+    track: Option<(Arc<Track>, u64)>,
 }
 
 impl Reader {
@@ -376,7 +436,10 @@ impl Reader {
             first.await
         };
         match first {
-            First::Event => event_stream(self, terms.keep_alive),
+            First::Event => {
+                let opening = self.begin_track();
+                event_stream(self, opening, terms.keep_alive)
+            }
             First::End(finish) => {
                 self.over = true;
                 match self.exchange.words(finish) {
@@ -391,42 +454,69 @@ impl Reader {
 }
 
 impl Reader {
+    /// A reader that goes on where another one was.
+    pub(super) fn resume(exchange: Arc<Exchange>, track: Arc<Track>, key: u64) -> Self {
+        exchange.found_client();
+        Self { exchange, over: false, track: Some((track, key)) }
+    }
+
+    /// Begins a stream that its client can come back to, if it is of a session. Returns its first bytes.
+    fn begin_track(&mut self) -> Bytes {
+        let Some(session) = self.exchange.session() else { return OK };
+        let track = session.tracks.of_exchange(Arc::clone(&self.exchange));
+        *self.exchange.track.lock().expect("nothing panics while it holds this") = Arc::downgrade(&track);
+        let opening = opening(session.version, &EventId { stream: track.id.clone(), seq: 0 });
+        let key = track.attach();
+        self.track = Some((track, key));
+        opening
+    }
+
+    /// Numbers an event of its stream.
+    fn numbered(&self, json: Json, is_final: bool) -> Event {
+        let id = match (self.exchange.session(), &self.track) {
+            (Some(session), Some((track, _))) => Some(session.tracks.note(track, &json, is_final)),
+            _ => None,
+        };
+        Event { id, json }
+    }
+
     /// Waits for the answer and for nothing else: messages before it are dropped.
     pub(super) async fn whole(mut self) -> Json {
         let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, false)).await;
         self.over = true;
         match first {
-            First::End(finish) => self.in_band(finish),
+            First::End(finish) => self.exchange.in_band(finish),
             First::Event => Vec::new(),
-        }
-    }
-
-    /// The end as a message under a status that is already sent.
-    fn in_band(&self, finish: Finish) -> Json {
-        match self.exchange.words(finish) {
-            Words::Json(_, json) => json,
-            Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.exchange.asking.id)))],
         }
     }
 }
 
 impl Source for Reader {
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         if self.over {
             return Poll::Ready(None);
         }
-        self.exchange.reply.poll_next(context).map(|next| {
-            Some(next.unwrap_or_else(|finish| {
+        if let Some((track, key)) = &self.track
+            && !track.serves(*key, context.waker())
+        {
+            // Its client has come back on another connection.
+            self.over = true;
+            return Poll::Ready(None);
+        }
+        self.exchange.reply.poll_next(context).map(|next| match next {
+            Ok(json) => Some(self.numbered(json, false)),
+            Err(finish) => {
                 self.over = true;
-                self.in_band(finish)
-            }))
+                Some(self.numbered(self.exchange.in_band(finish), true))
+            }
         })
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if !self.over {
+        let displaced = self.track.as_ref().is_some_and(|(track, key)| !track.is_served_by(*key));
+        if !self.over && !displaced {
             self.exchange.lost_client();
         }
     }

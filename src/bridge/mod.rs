@@ -25,6 +25,7 @@ pub mod origin;
 pub mod param_headers;
 pub mod refusal;
 mod relay;
+mod replay;
 mod reply;
 pub mod router;
 pub mod seal;

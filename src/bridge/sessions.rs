@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::auth::Identity;
 use super::level::Level;
 use super::refusal::Refusal;
+use super::replay::{Budget, Tracks};
 use super::session_id::{Abilities, SessionIds, Told};
 use super::standalone::Standalone;
 use crate::config::limits::Limits;
@@ -27,6 +28,8 @@ pub(super) struct Session {
     pub(super) abilities: Abilities,
     pub(super) client: String,
     pub(super) standalone: Arc<Standalone>,
+    /// Its streams, for a client that comes back to one.
+    pub(super) tracks: Tracks,
     /// Requests of this session that are in flight.
     pub(super) in_flight: AtomicUsize,
     state: Mutex<State>,
@@ -58,7 +61,7 @@ pub(super) struct Asked {
 }
 
 impl Session {
-    fn new(id: String, identity: Identity, told: &Told, limits: &Limits) -> Self {
+    fn new(id: String, identity: Identity, told: &Told, kept: &Arc<Budget>, limits: &Limits) -> Self {
         Self {
             id,
             identity,
@@ -66,6 +69,7 @@ impl Session {
             abilities: told.abilities,
             client: format!("{} {}", told.client_name, told.client_version).trim().to_owned(),
             standalone: Arc::new(Standalone::new(limits.max_queued, limits.max_streams_per_session)),
+            tracks: Tracks::new(kept, limits),
             in_flight: AtomicUsize::new(0),
             state: Mutex::new(State {
                 last_seen: Instant::now(),
@@ -177,6 +181,8 @@ pub(super) struct Sessions {
     endpoint: String,
     ids: Arc<SessionIds>,
     limits: Arc<Limits>,
+    /// What all sessions keep of what they have sent.
+    kept: Arc<Budget>,
     table: Mutex<Table>,
 }
 
@@ -197,7 +203,8 @@ pub(super) struct Found {
 
 impl Sessions {
     pub(super) fn new(endpoint: &str, ids: Arc<SessionIds>, limits: Arc<Limits>) -> Self {
-        Self { endpoint: endpoint.to_owned(), ids, limits, table: Mutex::default() }
+        let kept = Budget::new(limits.replay_bytes_in_all, None);
+        Self { endpoint: endpoint.to_owned(), ids, limits, kept, table: Mutex::default() }
     }
 
     /// Opens a session.
@@ -283,6 +290,18 @@ impl Sessions {
         expired.map(|(_, session)| session).collect()
     }
 
+    /// Forgets streams that ended long ago.
+    pub(super) fn expire_streams(&self, all_finished: bool) {
+        for session in self.all() {
+            session.tracks.expire(all_finished);
+        }
+    }
+
+    /// Resolves when all sessions together could not keep something.
+    pub(super) async fn short_of_room(&self) {
+        self.kept.short.notified().await;
+    }
+
     /// Empties the table: the server behind is not what these sessions were told. Their ids end with them.
     pub(super) fn end_all(&self) -> Vec<Arc<Session>> {
         let sessions = self.all();
@@ -299,7 +318,7 @@ impl Sessions {
         } else if table.open.len() >= self.limits.max_sessions {
             table.evict(|session| session.identity == *identity).or_else(|_| table.evict(|_| true))?;
         }
-        let session = Arc::new(Session::new(id.clone(), identity.clone(), told, &self.limits));
+        let session = Arc::new(Session::new(id.clone(), identity.clone(), told, &self.kept, &self.limits));
         table.open.insert(id, Arc::clone(&session));
         Ok(session)
     }

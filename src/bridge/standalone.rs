@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
 use super::reply::Json;
-use super::stream::Source;
+use super::stream::{Event, Source};
 
 /// What a message is, as far as waiting goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,14 +141,14 @@ pub(super) struct Stream {
 }
 
 impl Source for Stream {
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut state = self.standalone.lock();
         let Some(place) = state.streams.iter().position(|(key, _)| *key == self.key) else {
             return Poll::Ready(None);
         };
         let newest = place + 1 == state.streams.len();
         if newest && let Some((_, json)) = state.queue.pop_front() {
-            return Poll::Ready(Some(json));
+            return Poll::Ready(Some(json.into()));
         }
         state.streams[place].1 = Some(context.waker().clone());
         Poll::Pending
@@ -177,7 +177,7 @@ mod tests {
         let mut all = Vec::new();
         loop {
             match stream.poll_event(&mut context) {
-                Poll::Ready(Some(json)) => all.push(String::from_utf8(json.concat()).unwrap()),
+                Poll::Ready(Some(event)) => all.push(String::from_utf8(event.json.concat()).unwrap()),
                 Poll::Ready(None) => all.push("end".into()),
                 Poll::Pending => return all,
             }

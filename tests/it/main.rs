@@ -4,6 +4,7 @@
 mod architecture;
 mod bridge_legacy;
 mod bridge_modern;
+mod bridge_resume;
 mod demo_server;
 mod front_door;
 mod official_sdk;

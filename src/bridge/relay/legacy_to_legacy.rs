@@ -1,6 +1,7 @@
 //! Legacy client, legacy server: many sessions share one handshake.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,15 +10,17 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::super::child::{Child, Live};
 use super::super::era;
-use super::super::exchange::{Asking, Begun, Exchange, Owner, Words, begin, envelope};
-use super::super::headers::MCP_SESSION_ID;
+use super::super::exchange::{Asking, Begun, Exchange, Owner, Reader, Words, begin, envelope};
+use super::super::headers::{LAST_EVENT_ID, MCP_SESSION_ID, single};
 use super::super::level::Level;
 use super::super::methods;
 use super::super::refusal::Refusal;
+use super::super::replay::{EventId, Standing, Track, opening};
 use super::super::reply::Json;
 use super::super::session_id::Abilities;
 use super::super::sessions::Session;
-use super::super::stream::{Body, Source, bare, event_stream, json};
+use super::super::standalone;
+use super::super::stream::{Body, Event, OK, Source, bare, event_stream, json};
 use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
 use crate::mcp::members::{Members, elements, quote, rewrite};
@@ -113,10 +116,93 @@ pub(in crate::bridge) async fn message(
     outcome.await.unwrap_or_else(|refusal| refused(&refusal, message))
 }
 
-/// A standing stream of a session.
+/// A standing stream of a session, or one that goes on where it broke off.
 pub(in crate::bridge) fn stream(call: &Call<'_>, named: &era::Session<'_>) -> Result<Response<Body>, Refusal> {
     let session = find(call, named)?;
-    Ok(event_stream(session.standalone.open(), call.endpoint.limits.keep_alive))
+    let keep_alive = call.endpoint.limits.keep_alive;
+    let last = single(call.headers, &LAST_EVENT_ID).ok().flatten().and_then(EventId::parse);
+    let known = last.as_ref().and_then(|last| session.tracks.find(&last.stream));
+    match (last, known) {
+        (Some(last), Some(track)) if last.is_standalone() => {
+            // It may have no final response, so there is always something to go on with.
+            let missed = match track.after(last.seq) {
+                Standing::Goes(missed, _) => missed,
+                Standing::Over => VecDeque::new(),
+            };
+            Ok(event_stream(StandingStream::new(&session, track, missed), opening(session.version, &last), keep_alive))
+        }
+        (Some(last), Some(track)) => match track.after(last.seq) {
+            // An SSE body without anything to say would make some clients come back for ever.
+            Standing::Over => Ok(bare(StatusCode::NO_CONTENT)),
+            Standing::Goes(missed, exchange) => {
+                let key = track.attach();
+                let reader = exchange.map(|exchange| Reader::resume(exchange, track, key));
+                Ok(event_stream(Resumed { missed, reader }, opening(session.version, &last), keep_alive))
+            }
+        },
+        (Some(last), None) if !last.is_standalone() => {
+            // Never 404, which would mean that the session is gone.
+            Err(Refusal::InvalidRequest("unknown stream in Last-Event-ID".into()))
+        }
+        // After an error SDK clients give the standing stream up for good, so an unknown one is a new one.
+        _ => {
+            let track = session.tracks.standalone();
+            let first = EventId { stream: track.id.clone(), seq: 0 };
+            Ok(event_stream(
+                StandingStream::new(&session, track, VecDeque::new()),
+                opening(session.version, &first),
+                keep_alive,
+            ))
+        }
+    }
+}
+
+/// A POST's stream that goes on: what was missed, then what the request still has to say.
+struct Resumed {
+    missed: VecDeque<(EventId, Json)>,
+    reader: Option<Reader>,
+}
+
+impl Source for Resumed {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Some((id, json)) = self.missed.pop_front() {
+            return Poll::Ready(Some(Event { id: Some(id), json }));
+        }
+        match &mut self.reader {
+            Some(reader) => reader.poll_event(context),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+/// A session's own stream: what was missed of it, then whatever comes.
+struct StandingStream {
+    session: Arc<Session>,
+    track: Arc<Track>,
+    key: u64,
+    missed: VecDeque<(EventId, Json)>,
+    stream: standalone::Stream,
+}
+
+impl StandingStream {
+    fn new(session: &Arc<Session>, track: Arc<Track>, missed: VecDeque<(EventId, Json)>) -> Self {
+        let key = track.attach();
+        Self { session: Arc::clone(session), track, key, missed, stream: session.standalone.open() }
+    }
+}
+
+impl Source for StandingStream {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if !self.track.serves(self.key, context.waker()) {
+            return Poll::Ready(None);
+        }
+        if let Some((id, json)) = self.missed.pop_front() {
+            return Poll::Ready(Some(Event { id: Some(id), json }));
+        }
+        self.stream.poll_event(context).map(|event| {
+            event.map(|event| Event { id: Some(self.session.tracks.note(&self.track, &event.json, false)), ..event })
+        })
+    }
 }
 
 /// The end of a session.
@@ -222,7 +308,7 @@ pub(in crate::bridge) async fn batch(
         return Ok(bare(StatusCode::ACCEPTED));
     }
     if call.accepted.sse() {
-        return Ok(event_stream(Together(answers), call.endpoint.limits.keep_alive));
+        return Ok(event_stream(Together(answers), OK, call.endpoint.limits.keep_alive));
     }
     let mut array = vec![Bytes::from_static(b"[")];
     for answer in answers {
@@ -248,17 +334,17 @@ const MAX_BATCH: usize = 64;
 struct Together(Vec<Begun>);
 
 impl Source for Together {
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut at = 0;
         while at < self.0.len() {
             match &mut self.0[at] {
                 Begun::Now(json) => {
                     let json = std::mem::take(json);
                     self.0.remove(at);
-                    return Poll::Ready(Some(json));
+                    return Poll::Ready(Some(json.into()));
                 }
                 Begun::Later(reader) => match reader.poll_event(context) {
-                    Poll::Ready(Some(json)) => return Poll::Ready(Some(json)),
+                    Poll::Ready(Some(event)) => return Poll::Ready(Some(event)),
                     Poll::Ready(None) => drop(self.0.remove(at)),
                     Poll::Pending => at += 1,
                 },

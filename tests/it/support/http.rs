@@ -53,6 +53,11 @@ impl Client {
         Events::of(response)
     }
 
+    /// Goes on with a stream that broke off.
+    pub(crate) async fn resume(&self, last_id: &str) -> Response {
+        self.with("accept", "text/event-stream").with("last-event-id", last_id).send(Method::GET, "").await
+    }
+
     /// Opens a legacy session; the client that comes back is in it.
     pub(crate) async fn initialize(&self, capabilities: Value) -> Self {
         self.initialize_at("2025-06-18", capabilities).await
@@ -106,6 +111,8 @@ pub(crate) async fn outcome(response: Response) -> (u16, Value) {
 pub(crate) struct Events {
     response: Response,
     text: String,
+    /// The id of the last event that had one.
+    pub(crate) last_id: String,
 }
 
 impl Events {
@@ -113,7 +120,7 @@ impl Events {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store, no-transform");
-        Self { response, text: String::new() }
+        Self { response, text: String::new(), last_id: String::new() }
     }
 
     /// The next block of the stream, comments included; `None` at its end.
@@ -136,7 +143,15 @@ impl Events {
             if block.starts_with(':') {
                 continue;
             }
-            let data = block.strip_prefix("event: message\ndata: ").unwrap_or_else(|| panic!("odd event {block:?}"));
+            let mut message = &block[..];
+            if let Some((id, rest)) = block.strip_prefix("id: ").and_then(|block| block.split_once('\n')) {
+                id.clone_into(&mut self.last_id);
+                message = rest;
+            }
+            if message == "retry: 5000\ndata:" {
+                continue;
+            }
+            let data = message.strip_prefix("event: message\ndata: ").unwrap_or_else(|| panic!("odd event {block:?}"));
             return Some(serde_json::from_str(data).unwrap());
         }
     }
