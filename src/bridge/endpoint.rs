@@ -8,6 +8,7 @@ use super::exchange::Permits;
 use super::seal::Sealer;
 use super::session_id::SessionIds;
 use super::sessions::Sessions;
+use super::sse::OlderDoors;
 use crate::config::limits::Limits;
 
 /// What the configuration says of one endpoint.
@@ -48,6 +49,7 @@ pub struct Endpoint {
     pub(super) child: Arc<Child>,
     pub(super) permits: Arc<Permits>,
     pub(super) listens: Arc<Permits>,
+    pub(super) older_doors: OlderDoors,
 }
 
 impl Endpoint {
@@ -65,6 +67,7 @@ impl Endpoint {
             child,
             permits: Arc::default(),
             listens: Arc::default(),
+            older_doors: OlderDoors::default(),
         })
     }
 

@@ -21,6 +21,7 @@ use super::era::{self, Params, Route};
 use super::origin::{self, Guard};
 use super::refusal::Refusal;
 use super::relay::{self, Call, legacy_to_legacy, modern_to_modern};
+use super::sse;
 use super::stream::{Body, bare};
 use crate::config::limits::Limits;
 use crate::mcp::envelope::{Invalid, Message};
@@ -59,11 +60,27 @@ impl Endpoints {
         self.by_path.read().expect("nothing panics while it holds the endpoints").values().cloned().collect()
     }
 
-    /// The endpoint at a path, with or without a slash behind it.
-    fn find(&self, path: &str) -> Option<Arc<Endpoint>> {
+    /// The endpoint at a path, with or without a slash behind it, and which of its doors that is.
+    fn find(&self, path: &str) -> Option<(Arc<Endpoint>, Entrance)> {
         let table = self.by_path.read().expect("nothing panics while it holds the endpoints");
-        table.get(path).or_else(|| table.get(path.strip_suffix('/')?)).cloned()
+        let found = |path: &str, entrance| Some((Arc::clone(table.get(path)?), entrance));
+        let below = |name: &str| path.strip_suffix(name).map(|path| if path.is_empty() { "/" } else { path });
+        found(path, Entrance::Streamable)
+            .or_else(|| found(path.strip_suffix('/')?, Entrance::Streamable))
+            .or_else(|| found(below("/sse")?, Entrance::OlderStream))
+            .or_else(|| found(below("/message")?, Entrance::OlderMessages))
     }
+}
+
+/// By which transport a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entrance {
+    /// Streamable HTTP: everything at one path.
+    Streamable,
+    /// The stream of HTTP+SSE.
+    OlderStream,
+    /// Where HTTP+SSE takes messages.
+    OlderMessages,
 }
 
 const KIB: usize = 1024;
@@ -96,7 +113,8 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
             (origin::preflight(&origin, request.headers()).map(|body| Body::whole([body])), Some(origin))
         }
         Ok((endpoint, origin)) => {
-            let response = admitted(&door, &endpoint, request).await;
+            let (endpoint, entrance) = endpoint;
+            let response = admitted(&door, &endpoint, entrance, request).await;
             (response.unwrap_or_else(|refusal| whole(&refusal)), origin)
         }
     };
@@ -104,13 +122,29 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
     response.map(AxumBody::new)
 }
 
-async fn admitted(door: &Door, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response<Body>, Refusal> {
+async fn admitted(
+    door: &Door,
+    endpoint: &Arc<Endpoint>,
+    entrance: Entrance,
+    request: Request,
+) -> Result<Response<Body>, Refusal> {
     let identity = door.admission.check(request.headers())?;
     let (head, body) = request.into_parts();
     let serve = endpoint.policy.serve;
     let headers = &head.headers;
     let call = |accepted| Call { endpoint, identity: &identity, headers, accepted };
     match head.method {
+        Method::GET if entrance == Entrance::OlderStream => {
+            accept::of_get(headers)?;
+            sse::open(endpoint, &identity)
+        }
+        Method::POST if entrance == Entrance::OlderMessages => {
+            accept::require_json(headers)?;
+            let (body, _room) = read(&door.endpoints, headers, body).await?;
+            Ok(sse::post(endpoint, &identity, head.uri.query(), body).await)
+        }
+        _ if entrance == Entrance::OlderStream => Err(Refusal::MethodNotServed { allow: "GET" }),
+        _ if entrance == Entrance::OlderMessages => Err(Refusal::MethodNotServed { allow: "POST" }),
         Method::POST => {
             accept::require_json(headers)?;
             let (body, _room) = read(&door.endpoints, headers, body).await?;

@@ -214,6 +214,7 @@ impl Sessions {
         version: &'static str,
         abilities: Abilities,
         client: (String, String),
+        own_stream: Option<Arc<Standalone>>,
     ) -> Result<Arc<Session>, Refusal> {
         let told = Told {
             endpoint: self.endpoint.clone(),
@@ -223,7 +224,7 @@ impl Sessions {
             client_version: client.1,
         };
         let id = self.ids.mint(identity.as_str(), &told);
-        self.insert(&mut self.lock(), id, identity, &told)
+        self.insert(&mut self.lock(), id, identity, &told, own_stream)
     }
 
     /// Finds the session of an id, opening it anew where it is not in the table but was made here for this identity.
@@ -240,7 +241,7 @@ impl Sessions {
         if table.ended.contains(id) {
             return Err(Refusal::SessionNotFound);
         }
-        let session = self.insert(&mut table, id.to_owned(), identity, &told)?;
+        let session = self.insert(&mut table, id.to_owned(), identity, &told, None)?;
         Ok(Found { session, revived: true })
     }
 
@@ -263,6 +264,11 @@ impl Sessions {
             session.standalone.close();
         }
         Ok(session)
+    }
+
+    /// Takes a session out of the table without a word to its client.
+    pub(super) fn forget(&self, session: &Session) -> Option<Arc<Session>> {
+        self.lock().open.remove(&session.id)
     }
 
     /// All open sessions.
@@ -311,14 +317,25 @@ impl Sessions {
         sessions
     }
 
-    fn insert(&self, table: &mut Table, id: String, identity: &Identity, told: &Told) -> Result<Arc<Session>, Refusal> {
+    fn insert(
+        &self,
+        table: &mut Table,
+        id: String,
+        identity: &Identity,
+        told: &Told,
+        own_stream: Option<Arc<Standalone>>,
+    ) -> Result<Arc<Session>, Refusal> {
         let own = table.open.values().filter(|session| session.identity == *identity).count();
         if own >= self.limits.max_sessions_per_identity {
             table.evict(|session| session.identity == *identity)?;
         } else if table.open.len() >= self.limits.max_sessions {
             table.evict(|session| session.identity == *identity).or_else(|_| table.evict(|_| true))?;
         }
-        let session = Arc::new(Session::new(id.clone(), identity.clone(), told, &self.kept, &self.limits));
+        let mut session = Session::new(id.clone(), identity.clone(), told, &self.kept, &self.limits);
+        if let Some(stream) = own_stream {
+            session.standalone = stream;
+        }
+        let session = Arc::new(session);
         table.open.insert(id, Arc::clone(&session));
         Ok(session)
     }
@@ -352,7 +369,7 @@ mod tests {
     }
 
     fn open(sessions: &Sessions) -> Result<Arc<Session>, Refusal> {
-        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()))
+        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()), None)
     }
 
     #[tokio::test]

@@ -24,6 +24,8 @@ pub(super) enum Class {
     Log,
     /// A question of the server, under the session's number for it.
     Question(u64),
+    /// The answer to a request, where there is no other way for it.
+    Answer,
     /// Anything else.
     Other,
 }
@@ -61,7 +63,8 @@ impl Standalone {
             state.queue.retain(|(waiting, _)| *waiting != class);
         }
         if state.queue.len() >= self.max_queued {
-            let Some(oldest) = state.queue.iter().position(|(class, _)| !matches!(class, Class::Question(_))) else {
+            let dear = |class: &Class| matches!(class, Class::Question(_) | Class::Answer);
+            let Some(oldest) = state.queue.iter().position(|(class, _)| !dear(class)) else {
                 return false;
             };
             state.queue.remove(oldest);

@@ -793,3 +793,51 @@ async fn a_batch_is_split_for_the_server_and_its_answers_come_together() {
     let (status, answer) = outcome(newer.post(json!([ping])).await).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)));
 }
+
+#[tokio::test]
+async fn the_older_transport_has_one_stream_for_everything() {
+    let (rig, mut child) = rig().await;
+    let root = rig.url.strip_suffix("/mcp").unwrap().to_owned();
+    let open = || async {
+        let response =
+            Client::new(&format!("{root}/mcp/sse")).with("accept", "text/event-stream").send(Method::GET, "").await;
+        let mut events = Events::of(response);
+        let endpoint = events.block().await.unwrap();
+        let path = endpoint.strip_prefix("event: endpoint\ndata: ").unwrap().to_owned();
+        assert!(path.starts_with("/mcp/message?sessionId="), "{path}");
+        (events, Client::new(&format!("{root}{path}")))
+    };
+    let (mut events, client) = open().await;
+    assert_eq!(client.post(call(0, "early")).await.status(), 400, "`initialize` comes first");
+    let params = json!({"protocolVersion": "2024-11-05", "capabilities": {"elicitation": {}}, "clientInfo": {"name": "old", "version": "1"}});
+    let initialize = json!({"jsonrpc": "2.0", "id": "i", "method": "initialize", "params": params});
+    let response = client.post(initialize).await;
+    assert_eq!(response.status(), 202);
+    assert!(!response.headers().contains_key("mcp-session-id"));
+    assert_eq!(events.next().await.unwrap()["result"]["protocolVersion"], "2024-11-05");
+    assert_eq!(client.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await.status(), 202);
+    assert_eq!(client.post(call_with_token(1, "a", "t")).await.status(), 202);
+    let request = child.read().await;
+    child.notify("notifications/progress", json!({"progressToken": request["id"], "progress": 1})).await;
+    assert_eq!(events.next().await.unwrap()["params"], json!({"progressToken": "t", "progress": 1}));
+    child.send(json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": {"message": "?"}})).await;
+    let question = events.next().await.unwrap();
+    client.post(json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}})).await;
+    assert_eq!(child.read().await["result"], json!({"action": "decline"}));
+    child.answer(&request, json!({"n": 1})).await;
+    assert_eq!(events.next().await.unwrap(), json!({"jsonrpc": "2.0", "id": 1, "result": {"n": 1}}));
+    client.post(json!({"jsonrpc": "2.0", "id": 2, "method": "ping"})).await;
+    assert_eq!(events.next().await.unwrap()["result"], json!({}));
+    child.notify("notifications/tools/list_changed", json!({})).await;
+    assert_eq!(events.next().await.unwrap()["method"], "notifications/tools/list_changed");
+    let (_others, other) = open().await;
+    assert_eq!(other.post(call(1, "x")).await.status(), 400);
+    let unknown = Client::new(&format!("{root}/mcp/message?sessionId=made-up"));
+    assert_eq!(unknown.post(call(1, "x")).await.status(), 404);
+    // What ends the stream ends the session, and cancels what it had in flight.
+    assert_eq!(client.post(call(3, "slow")).await.status(), 202);
+    let request = child.read().await;
+    drop(events);
+    assert_eq!(child.read().await["params"]["requestId"], request["id"]);
+    assert_eq!(client.post(call(4, "x")).await.status(), 404);
+}

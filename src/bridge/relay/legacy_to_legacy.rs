@@ -19,7 +19,7 @@ use super::super::replay::{EventId, Standing, Track, opening};
 use super::super::reply::Json;
 use super::super::session_id::Abilities;
 use super::super::sessions::Session;
-use super::super::standalone;
+use super::super::standalone::{self, Standalone};
 use super::super::stream::{Body, Event, OK, Source, bare, event_stream, json};
 use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
@@ -36,6 +36,19 @@ pub(in crate::bridge) async fn initialize(call: &Call<'_>, message: &Message) ->
 }
 
 async fn open(call: &Call<'_>, message: &Message) -> Result<Response<Body>, Refusal> {
+    let (session, welcome) = open_session(call, message, None).await?;
+    let mut response = call.now(welcome);
+    let header = HeaderValue::from_str(&session.id).expect("a session id is of letters, digits, - and _");
+    response.headers_mut().insert(MCP_SESSION_ID, header);
+    Ok(response)
+}
+
+/// Opens a session, with `own_stream` for its stream if it has one already. Returns the answer too.
+pub(in crate::bridge) async fn open_session(
+    call: &Call<'_>,
+    message: &Message,
+    own_stream: Option<Arc<Standalone>>,
+) -> Result<(Arc<Session>, Json), Refusal> {
     let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
     let Some(asked) = params.string("protocolVersion") else {
         let why = Cow::Borrowed("`params.protocolVersion` must be a string");
@@ -48,14 +61,11 @@ async fn open(call: &Call<'_>, message: &Message) -> Result<Response<Body>, Refu
     let version = LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY);
     let client = params.object("clientInfo").unwrap_or_default();
     let client = |name| client.string(name).map(Cow::into_owned).unwrap_or_default();
+    let client = (client("name"), client("version"));
     let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
-    let session =
-        call.endpoint.sessions.open(call.identity, version, abilities, (client("name"), client("version")))?;
+    let session = call.endpoint.sessions.open(call.identity, version, abilities, client, own_stream)?;
     tracing::info!(client = session.client, version, "a session was opened");
-    let mut response = call.now(envelope(&id, "result", welcome(&live, version)));
-    let header = HeaderValue::from_str(&session.id).expect("a session id is of letters, digits, - and _");
-    response.headers_mut().insert(MCP_SESSION_ID, header);
-    Ok(response)
+    Ok((session, envelope(&id, "result", welcome(&live, version))))
 }
 
 /// The server's `InitializeResult` with the version negotiated here, and without a list of everybody's tasks.
@@ -230,7 +240,12 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     Ok(session)
 }
 
-fn notification(call: &Call<'_>, session: &Arc<Session>, message: &Message, params: &era::Params<'_>) {
+pub(in crate::bridge) fn notification(
+    call: &Call<'_>,
+    session: &Arc<Session>,
+    message: &Message,
+    params: &era::Params<'_>,
+) {
     match message.method() {
         methods::CANCELLED => {
             let Some(id) = params.members.text("requestId") else { return };
@@ -354,7 +369,7 @@ impl Source for Together {
     }
 }
 
-async fn request(
+pub(in crate::bridge) async fn request(
     call: &Call<'_>,
     session: &Arc<Session>,
     message: &Message,
