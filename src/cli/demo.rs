@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::future::pending;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -16,9 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::daemon::{self, Serving};
 use crate::error::{Advise, Exit};
+use crate::supervisor::signals::Signals;
 use crate::supervisor::{
     Capture, Environment, Incarnation, LAST_OUTPUT, Process, Role, Settings, Signal, Spec, Start, State, Supervisor,
-    SupervisorError, signals,
+    SupervisorError,
 };
 use crate::telemetry::rotation::{Limits, LogWriter};
 use crate::{env, paths};
@@ -84,10 +85,10 @@ fn supervise(arguments: Try) -> Result<Exit, TryError> {
     settings.scratch = true;
     settings.logs = Some(logs.clone());
     // Before anything is started.
-    let asked = signals::listen()?;
+    let signals = Signals::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome =
-        runtime.block_on(daemon::run(settings, asked, |supervisor| Ok(Trial::begin(supervisor, &logs, arguments))));
+        runtime.block_on(daemon::run(settings, signals, |supervisor| Ok(Trial::begin(supervisor, &logs, arguments))));
     // What still waits for a disk, or sweeps leftovers, is not waited for.
     runtime.shutdown_background();
     Ok(outcome?)
@@ -97,8 +98,11 @@ fn supervise(arguments: Try) -> Result<Exit, TryError> {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env(env::FERRY_LOG).unwrap_or_else(|_| EnvFilter::new("info"));
     // A failed write must not be reported by a write to the same terminal: that one panics.
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false);
     let _ = subscriber.try_init();
 }
 
