@@ -12,7 +12,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use mcp_ferry::supervisor::{Capture, Environment, Program, Role, Settings, Signal, Spec, Start, Supervisor, guard};
+use mcp_ferry::supervisor::{
+    Capture, Environment, Program, Role, Settings, Signal, Spec, Start, Supervisor, TERM_GRACE, guard,
+};
 
 use common::{EndGroup, group_is_running, is_running, until};
 
@@ -57,6 +59,7 @@ fn supervise() -> ! {
             start_timeout: common::PATIENCE,
             stop_grace: Duration::from_secs(5),
             stop_signal: Signal::SIGTERM,
+            term_grace: TERM_GRACE,
             forward_signals: Vec::new(),
             start: Start::Eager,
             stderr: Capture::default(),

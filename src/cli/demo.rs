@@ -19,7 +19,7 @@ use crate::error::{Advise, Exit};
 use crate::supervisor::signals::Signals;
 use crate::supervisor::{
     Capture, Environment, Incarnation, LAST_OUTPUT, Process, Role, Settings, Signal, Spec, Start, State, Supervisor,
-    SupervisorError,
+    SupervisorError, TERM_GRACE,
 };
 use crate::telemetry::rotation::{Limits, LogWriter};
 use crate::{env, paths};
@@ -124,6 +124,7 @@ impl Trial {
             start_timeout: Duration::from_mins(1),
             stop_grace: Duration::from_secs(5),
             stop_signal: Signal::SIGTERM,
+            term_grace: TERM_GRACE,
             forward_signals: arguments.forward_signals,
             start: Start::Eager,
             stderr: Capture { file: Some(logs.file(supervisor.state_dir().join("try.log"))), lines: None },
