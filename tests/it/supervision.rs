@@ -277,11 +277,13 @@ fn at_terminal(start: &mut Start) -> std::os::fd::OwnedFd {
     command.stdin(slave_owned.try_clone().unwrap()).stdout(slave_owned.try_clone().unwrap());
     crate::support::on_birth(command, move || {
         let _ = &slave_owned; // open until here
+        #[cfg_attr(target_os = "linux", expect(clippy::useless_conversion, reason = "a smaller type on macOS"))]
+        let make_controlling: libc::c_ulong = libc::TIOCSCTTY.into();
         #[expect(unsafe_code, reason = "makes the terminal the session's")]
         // SAFETY: system calls on descriptors that are open.
         unsafe {
             libc::close(master);
-            if libc::ioctl(slave, libc::TIOCSCTTY as _, 0) != 0 {
+            if libc::ioctl(slave, make_controlling, 0) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
             // Else the terminal would stay open in ferry itself.

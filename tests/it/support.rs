@@ -146,6 +146,7 @@ impl Ferry {
     }
 
     /// The directory of this run below the state directory.
+    #[cfg(target_os = "linux")]
     pub(crate) fn scratch(&self) -> PathBuf {
         let base = self.path("state").join("try");
         let prefix = format!("{}-", self.pid());
