@@ -25,7 +25,8 @@ use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::paths;
 use crate::secret::Secret;
-use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, signals};
+use crate::supervisor::signals::Signals;
+use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, TERM_GRACE};
 use crate::telemetry::logging::{self, LogFormat};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
 
@@ -172,7 +173,7 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
     settings.scratch = true;
     settings.logs = Some(logs.clone());
     // Before anything is started.
-    let asked = signals::listen()?;
+    let signals = Signals::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let tcp = bind(arguments).await?;
@@ -184,7 +185,7 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             LogFormat::Human => output::print(&connect::screen(&target, &shown(&arguments.command))),
             LogFormat::Json => tracing::info!(url = target.url(), "listening"),
         }
-        let ended = daemon::run(settings, asked, |supervisor| {
+        let ended = daemon::run(settings, signals, |supervisor| {
             let stderr = Capture { file: Some(logs.file(supervisor.state_dir().join("try.log"))), lines: None };
             let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
             let admission = token.map_or_else(Admission::loopback, Admission::token);
@@ -236,6 +237,7 @@ fn server(arguments: &Try, stderr: Capture) -> io::Result<Server> {
         start_timeout: limits.start_timeout + Duration::from_secs(5),
         stop_grace: Duration::from_secs(5),
         stop_signal: Signal::SIGTERM,
+        term_grace: TERM_GRACE,
         forward_signals: arguments.forward_signals.clone(),
         start: Start::Eager,
         stderr,

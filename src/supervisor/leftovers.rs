@@ -51,8 +51,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn open(state_dir: &Path, run: String) -> io::Result<Self> {
-        Ok(Self { path: state_dir.join(FILE), boot: platform::boot_id()?, run })
+    pub(super) fn open(state_dir: &Path, run: String) -> Self {
+        // Where the system does not name its boots, nothing is known about leftovers; the guard still is there.
+        Self { path: state_dir.join(FILE), boot: platform::boot_id().unwrap_or_default(), run }
     }
 
     pub(super) fn run(&self) -> &str {
@@ -78,7 +79,8 @@ impl Ledger {
 /// else the run's id in its environment.
 pub(super) fn sweep(state_dir: &Path) -> Vec<Found> {
     let Some(children) = read(&state_dir.join(FILE)) else { return Vec::new() };
-    if platform::boot_id().ok().as_deref() != Some(children.boot.as_str()) {
+    let same_boot = platform::boot_id().is_ok_and(|boot| !boot.is_empty() && boot == children.boot);
+    if !same_boot {
         return Vec::new();
     }
     let found = look(&children);

@@ -1,9 +1,6 @@
 //! What a child finds when it starts, read from the system's own tables.
 
-use std::collections::HashSet;
 use std::time::Duration;
-
-use mcp_ferry::supervisor::Signal;
 
 use crate::common::{is_running, until};
 use crate::{add, sh, supervisor, within};
@@ -19,6 +16,8 @@ async fn a_child_cannot_open_the_terminal() {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_child_leads_a_session_and_has_nothing_of_ferrys() {
+    use mcp_ferry::supervisor::Signal;
+
     use crate::LIMIT;
     use crate::common::{descriptor_limit, descriptors, stat, status};
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, pthread_sigmask, signal};
@@ -56,6 +55,8 @@ async fn a_child_leads_a_session_and_has_nothing_of_ferrys() {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_childs_environment_is_what_the_rules_say() {
+    use std::collections::HashSet;
+
     use mcp_ferry::supervisor::Environment;
 
     let mut spec = sh("echo ready; read forever");

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use mcp_ferry::supervisor::{Environment, Retry, State, Stopped};
+use mcp_ferry::supervisor::{Environment, Retry, State, Status, Stopped};
 
 use crate::common::group_is_running;
 use crate::{add, sh, within};
@@ -107,12 +107,22 @@ async fn one_that_is_never_ready_is_ended_and_tried_again() {
     let mut subject = add(spec);
     let mut first = subject.generation().await;
     first.line().await;
-    let second = subject.generation().await;
+    let waiting = subject.until("back-off", |status| status.state == State::BackingOff).await;
     assert!(!group_is_running(first.pid));
-    assert_eq!(subject.process.status().last_error.as_deref(), Some("was not ready after 0.2s"));
-    subject.process.ready(second.number);
-    let status = subject.until("ready", |status| status.state == State::Ready).await;
-    assert_eq!((status.last_error, status.restarts), (None, 1));
+    assert_eq!(waiting.last_error.as_deref(), Some("was not ready after 0.2s"));
+
+    // On a busy machine the time may be over once more before this test has said that one is ready.
+    let status = loop {
+        let next = subject.generation().await;
+        subject.process.ready(next.number);
+        let is_decided = |status: &Status| status.state == State::Ready || status.generation > next.number;
+        let status = subject.until("ready or ended", is_decided).await;
+        if status.state == State::Ready {
+            break status;
+        }
+    };
+    assert_eq!(status.last_error, None);
+    assert!(status.restarts >= 1);
     within("the stop", subject.process.stop()).await;
 }
 

@@ -58,6 +58,7 @@ fn sh(script: &str) -> Spec {
         start_timeout: PATIENCE,
         stop_grace: Duration::from_millis(100),
         stop_signal: Signal::SIGTERM,
+        term_grace: Duration::from_secs(1),
         forward_signals: Vec::new(),
         start: Start::Eager,
         stderr: Capture::default(),
