@@ -264,10 +264,22 @@ mod tests {
         let writer = LogWriter::start(Limits::default()).unwrap();
         let log = writer.file(path.clone());
         for _ in 0..2 * QUEUE_LINES {
-            log.write(vec![b'x'; 100]);
+            log.write(b"line".to_vec());
         }
-        assert!(log.target.lost.load(Ordering::Relaxed) >= u64::try_from(QUEUE_LINES).unwrap() - 1);
         assert!(log.writer.waiting_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES);
-        let _reader = File::open(&path).unwrap(); // lets the thread end
+
+        // Now it goes on: every line is there, or counted.
+        let read = thread::spawn(move || fs::read_to_string(&path).unwrap());
+        while log.writer.waiting_bytes.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
+        log.write(b"last".to_vec());
+        drop((log, writer));
+        let text = read.join().unwrap();
+        let written = text.lines().filter(|line| *line == "line").count();
+        let lost: usize = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse::<usize>().ok()).sum();
+        assert!(lost >= QUEUE_LINES - 2, "{lost} lost, {written} written");
+        assert_eq!(written + lost, 2 * QUEUE_LINES);
+        assert!(text.ends_with("last\n"));
     }
 }

@@ -128,7 +128,7 @@ async fn one_that_is_never_ready_is_ended_and_tried_again() {
 
 #[tokio::test]
 async fn starting_anew_at_once_has_an_end() {
-    let mut subject = add(sh("echo ready; read forever"));
+    let mut subject = add(sh("echo ready; sleep 300"));
     for number in 1..=4 {
         let mut child = subject.generation().await;
         child.line().await;

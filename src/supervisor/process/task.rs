@@ -245,9 +245,11 @@ impl Task {
                 None
             }
             Request::Freeze(done) => {
-                self.signal(Signal::SIGSTOP);
                 self.frozen.get_or_insert_with(Instant::now);
-                let _ = done.send(());
+                match &self.running {
+                    Some(running) => self.steward.freeze(running.group, done),
+                    None => drop(done.send(())),
+                }
                 None
             }
             Request::Thaw => {
