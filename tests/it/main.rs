@@ -4,4 +4,5 @@ mod architecture;
 mod bridge_legacy;
 mod bridge_modern;
 mod front_door;
+mod review;
 mod support;
