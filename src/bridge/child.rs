@@ -4,7 +4,7 @@
 //! predecessor was (log level, subscriptions), and watched until it ends. Requests wait in [`Child::live`] for that.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub struct Child {
     /// Known again after the next process has started.
     subscriptions: Mutex<HashMap<String, Subscription>>,
     tasks: Mutex<Remembered<TaskOwner>>,
+    /// A lower log level is waiting to be told.
+    lowering: AtomicBool,
     /// Which session was shown which URL elicitation.
     shown: Mutex<Remembered<Weak<Session>>>,
 }
@@ -202,6 +204,15 @@ impl Live {
         }
     }
 
+    /// Whether everything it has served came from this identity, or nothing was served yet.
+    pub(super) fn serves_only(&self, identity: &Identity) -> bool {
+        match &*self.gate.lock().expect("nothing panics while it holds the gate") {
+            Gate::Nobody => true,
+            Gate::One(known) => known == identity,
+            Gate::Several => false,
+        }
+    }
+
     /// Whether everything it has served came from one identity.
     pub(super) fn gate_open(&self) -> bool {
         !matches!(*self.gate.lock().expect("nothing panics while it holds the gate"), Gate::Several)
@@ -251,6 +262,7 @@ impl Child {
             subscriptions: Mutex::default(),
             tasks: Mutex::default(),
             shown: Mutex::default(),
+            lowering: AtomicBool::new(false),
         })
     }
 
@@ -398,7 +410,7 @@ impl Child {
             (Choice::Probe | Choice::PreferLegacy, _) if memory.ends_on_probe => Choice::Legacy,
             (Choice::PreferLegacy, _) if memory.ends_on_initialize => Choice::Modern,
             // A server that was legacy is greeted as such: the probe costs old SDKs a page of their log.
-            (Choice::Probe, Some(Era::Legacy)) => Choice::PreferLegacy,
+            (Choice::Probe, Some(Era::Legacy)) if !memory.ends_on_initialize => Choice::PreferLegacy,
             (chosen, _) => chosen,
         }
     }
@@ -425,7 +437,7 @@ impl Child {
             OpenError::EndedOnInitialize => memory.ends_on_initialize = true,
             // What was learnt did not help: the server may have changed. Begin anew.
             _ => {
-                *memory = Memory { level: memory.level, capabilities: memory.capabilities.take(), ..Memory::default() }
+                *memory = Memory { level: memory.level, capabilities: memory.capabilities.take(), started: memory.started, ..Memory::default() }
             }
         }
     }
@@ -441,10 +453,6 @@ impl Child {
             memory.capabilities = Some(names);
             (std::mem::replace(&mut memory.started, true), lost, memory.level)
         };
-        if live.opened.era == Era::Modern {
-            modern_child::learn_tools(live);
-            return;
-        }
         if lost {
             tracing::warn!("the server can do less than before its restart; its sessions are ended");
             let ended = self.sessions.end_all();
@@ -452,13 +460,26 @@ impl Child {
                 self.forget_session(&session);
             }
         }
+        if live.opened.era == Era::Modern {
+            modern_child::learn_tools(live);
+            return;
+        }
+        // Whatever changed while nobody listened. Before the first start there are revived sessions only.
+        for session in self.sessions.all() {
+            Self::hint_lists(&session, live);
+        }
         if !restarted {
             return;
         }
         if let Some(level) = level.filter(|_| live.facts.declares(&["logging"])) {
             tell_level(live, level);
         }
-        let uris: Vec<String> = self.subscriptions().keys().cloned().collect();
+        let uris: Vec<String> = {
+            let subscriptions = self.subscriptions();
+            let subscribers = subscriptions.values().flat_map(|subscription| &subscription.sessions);
+            subscribers.filter_map(Weak::upgrade).for_each(|session| live.admit(&session.identity));
+            subscriptions.keys().cloned().collect()
+        };
         for uri in uris {
             let (connection, params) = (live.connection.clone(), uri_params(&uri));
             tokio::spawn(async move {
@@ -467,10 +488,6 @@ impl Child {
                     tracing::warn!("a subscription could not be renewed after the server's restart");
                 }
             });
-        }
-        // Whatever changed while nobody listened.
-        for session in self.sessions.all() {
-            Self::hint_lists(&session, live);
         }
     }
 
@@ -494,13 +511,24 @@ impl Child {
             tokio::time::sleep(tick).await;
             let now = Instant::now();
             let mut overdue = Vec::new();
-            live.connection.each(|_, exchange, cancelled| {
+            live.connection.each(|number, exchange, cancelled| {
+                // Whose user is being asked is not idle; the question has a time of its own.
+                let asking = exchange.session().is_some_and(|session| session.is_asking(live.generation, number));
+                if asking && !exchange.is_deserted() {
+                    exchange.sign();
+                }
                 if !cancelled && let Some(why) = exchange.overdue(now, &self.limits) {
                     overdue.push((Arc::clone(exchange), why));
                 }
             });
             for (exchange, why) in overdue {
+                if let (Some(session), Some((_, number))) = (exchange.session(), exchange.upstream()) {
+                    legacy_child::withdraw(session, number);
+                }
                 match why {
+                    Overdue::TimedOut if exchange.is_acknowledged() => {
+                        exchange.cancel_with("not acknowledged", Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                    }
                     Overdue::Abandoned => exchange.cancel("the client is gone", Refusal::Cancelled),
                     Overdue::TimedOut => {
                         tracing::warn!(method = exchange.asking.method, "the server did not answer in time");
@@ -577,6 +605,11 @@ impl Child {
         owner.is_some_and(|owner| owner.session == session.id && owner.identity == session.identity)
     }
 
+    /// Whether it is known whose a task is, or was.
+    pub(super) fn knows_task(&self, task: &str) -> bool {
+        self.tasks().get(task, self.limits.task_memory).is_some()
+    }
+
     /// The open session that owns a task.
     pub(super) fn task_owner(&self, task: &str) -> Option<Arc<Session>> {
         let owner = self.tasks().get(task, self.limits.task_memory)?.clone();
@@ -590,6 +623,7 @@ impl Child {
         session: &Arc<Session>,
         uri: &str,
     ) -> Result<(), Bytes> {
+        live.admit(&session.identity);
         let mut outcome = {
             let mut subscriptions = self.subscriptions();
             if let Some(known) = subscriptions.get_mut(uri) {
@@ -604,7 +638,10 @@ impl Child {
                 subscriptions.insert(uri.to_owned(), entry);
                 let (child, connection, uri) = (Arc::clone(self), live.connection.clone(), uri.to_owned());
                 tokio::spawn(async move {
-                    let result = subscribed(connection.call(methods::RESOURCES_SUBSCRIBE, &uri_params(&uri)).await);
+                    let params = uri_params(&uri);
+                    let asked = connection.call(methods::RESOURCES_SUBSCRIBE, &params);
+                    let end = tokio::time::timeout(child.limits.request_timeout, asked).await;
+                    let result = subscribed(end.unwrap_or(End::Closed));
                     if result.is_err() {
                         child.subscriptions().remove(&uri);
                     }
@@ -655,11 +692,15 @@ impl Child {
 
     /// Less is wanted now; somebody may come back for more, so the server is told only after a while.
     fn lower_level_later(self: &Arc<Self>) {
+        if self.lowering.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let child = Arc::downgrade(self);
         let linger = self.limits.log_level_linger;
         tokio::spawn(async move {
             tokio::time::sleep(linger).await;
             let Some(child) = child.upgrade() else { return };
+            child.lowering.store(false, Ordering::Release);
             let (Some(wanted), Some(live)) = (child.wanted_level(), child.current()) else { return };
             {
                 let mut memory = child.memory();
@@ -713,15 +754,26 @@ impl Child {
     /// Keeps a listen stream for the next process. Returns whether it is kept.
     pub(super) fn listen_again(self: &Arc<Self>, exchange: &Exchange) -> bool {
         let Some(exchange) = exchange.this() else { return false };
+        if !exchange.renewal_begins() {
+            return true;
+        }
         let child = Arc::clone(self);
         tokio::spawn(async move {
             let again = async {
-                while !exchange.is_deserted() {
+                while !exchange.is_deserted() && !exchange.reply.is_over() {
                     // The next process, where this one is known to be closed.
-                    if let Ok(live) = child.live().await
-                        && modern_child::listen_again(&live, &exchange).await
-                    {
-                        return;
+                    match child.live().await {
+                        Ok(live) => {
+                            let sent = modern_child::listen_again(&live, &exchange).await;
+                            if exchange.renewal_ends(sent) {
+                                return;
+                            }
+                        }
+                        Err(Refusal::ShuttingDown { .. }) => {
+                            exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                            return;
+                        }
+                        Err(_) => {}
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -826,7 +878,7 @@ pub(super) fn withdrawal(number: u64, reason: &str) -> Json {
 pub(super) fn deliver(session: &Session, exchange: Option<&Arc<Exchange>>, class: Class, json: Json) -> bool {
     match exchange {
         Some(exchange) if exchange.can_stream() => {
-            let keep = if class == Class::Log { Keep::IfRoom } else { Keep::Always };
+            let keep = if matches!(class, Class::Question(_)) { Keep::Always } else { Keep::IfRoom };
             exchange.reply.push(json, keep);
             true
         }

@@ -72,10 +72,23 @@ impl Session {
                 level: None,
                 subscriptions: BTreeSet::new(),
                 asked: HashMap::new(),
-                next_question: 1,
+                // An answer to a question from before a restart must not answer another one.
+                next_question: random_start(),
                 odd_version_told: false,
             }),
         }
+    }
+
+    /// Keeps it in the table for as long as a request of it is being looked at.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether its client has yet to answer a question that the stream of this request carries.
+    pub(super) fn is_asking(&self, generation: u64, exchange: u64) -> bool {
+        let state = self.lock();
+        state.asked.values().any(|asked| asked.generation == generation && asked.exchange == Some(exchange))
     }
 
     pub(super) fn touch(&self) {
@@ -166,6 +179,22 @@ impl Session {
     }
 }
 
+/// Below 2^53, with room for 2^20 questions before the next session's may begin.
+fn random_start() -> u64 {
+    let mut random = [0; 4];
+    aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
+    (u64::from(u32::from_be_bytes(random)) << 20) + 1
+}
+
+/// Keeps a session from being evicted.
+pub(super) struct Busy(Arc<Session>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether `uri` is `above` or a part of it.
 fn is_at_or_below(uri: &str, above: &str) -> bool {
     uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
@@ -185,6 +214,8 @@ struct Table {
     open: HashMap<String, Arc<Session>>,
     ended: HashSet<String>,
     ended_order: VecDeque<String>,
+    /// To be taken by whoever caused it.
+    evicted: Vec<Arc<Session>>,
 }
 
 /// What came of looking for a session.
@@ -258,6 +289,11 @@ impl Sessions {
         Ok(session)
     }
 
+    /// The sessions that had to make room since this was last asked.
+    pub(super) fn take_evicted(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut self.lock().evicted)
+    }
+
     /// All open sessions.
     pub(super) fn all(&self) -> Vec<Arc<Session>> {
         self.lock().open.values().cloned().collect()
@@ -319,7 +355,7 @@ impl Table {
             .min_by_key(|session| session.lock().last_seen)
             .map(|session| session.id.clone());
         let id = oldest.ok_or(Refusal::Overloaded { what: "too many sessions" })?;
-        self.open.remove(&id);
+        self.evicted.extend(self.open.remove(&id));
         Ok(())
     }
 }

@@ -63,7 +63,10 @@ pub(in crate::bridge) fn request(child: &Arc<Child>, live: &Arc<Live>, id: &str,
 fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i32, &'static str)> {
     let params = message.param_members().map_err(|_| (code::INVALID_PARAMS, "a member stands there twice"))?;
     let view = View::of(live);
-    let named = related_task(&params).and_then(|task| child.task_owner(&task));
+    let named = match related_task(&params).filter(|task| child.knows_task(task)) {
+        Some(task) => Some(child.task_owner(&task).ok_or((code::INTERNAL_ERROR, "the task's client is gone"))?),
+        None => None,
+    };
     let (session, stream) = if let Some(session) = named {
         // The server itself says whose it is.
         let stream = view.session(Key::of_session(&session)).and_then(|(_, stream)| stream);
@@ -81,7 +84,7 @@ fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i
     }
     let asked = Asked {
         generation: live.generation,
-        id: message.id().unwrap_or_default(),
+        id: Bytes::copy_from_slice(&message.id().unwrap_or_default()),
         exchange: stream.as_ref().map(|(number, _)| *number),
         method: message.method().to_owned(),
         token: params.object("_meta").and_then(|meta| meta.text(meta::PROGRESS_TOKEN).map(str::to_owned)),
@@ -214,9 +217,13 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
     let params = message.param_members().unwrap_or_default();
     let text = || vec![Bytes::from(envelope::call(None, message.method(), message.params_text()))];
     match message.method() {
-        changed if changed.ends_with("/list_changed") => {
+        changed @ ("notifications/tools/list_changed"
+        | "notifications/prompts/list_changed"
+        | "notifications/resources/list_changed") => {
             for session in child.sessions.all() {
-                session.standalone.push(Class::ListChanged(changed.to_owned()), text());
+                // Without what else it may carry: this one is for everybody.
+                let bare = vec![Bytes::from(envelope::call(None, changed, None))];
+                session.standalone.push(Class::ListChanged(changed.to_owned()), bare);
             }
         }
         "notifications/resources/updated" => {
@@ -255,7 +262,7 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         }
         unknown => {
             let view = View::of(live);
-            let only = child.sessions.only();
+            let only = child.sessions.only().filter(|only| live.serves_only(&only.identity));
             let key = of_unknown(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
             if let Some((session, stream)) = recipient(&view, key, only) {
                 deliver(&session, stream.as_ref().map(|(_, exchange)| exchange), Class::Other, text());
@@ -276,7 +283,7 @@ fn recipient(view: &View, key: Option<Key>, only: Option<Arc<Session>>) -> Optio
 
 fn log(child: &Child, live: &Live, params: &Members<'_>, text: impl Fn() -> Vec<Bytes>) {
     let view = View::of(live);
-    let only = child.sessions.only();
+    let only = child.sessions.only().filter(|only| live.serves_only(&only.identity));
     let key = of_log(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
     let Some((session, stream)) = recipient(&view, key, only) else {
         return tracing::debug!(

@@ -55,7 +55,7 @@ pub(in crate::bridge) fn notification(_: &Arc<Child>, live: &Arc<Live>, message:
             });
             let owner = of_unknown(&seen, None, live.gate_open());
             match exchanges.into_iter().find(|(key, _)| Some(*key) == owner) {
-                Some((_, exchange)) if exchange.can_stream() => exchange.reply.push(text(message), Keep::IfRoom),
+                Some((_, exchange)) if exchange.can_stream() && exchange.asking.listen.is_none() => exchange.reply.push(text(message), Keep::IfRoom),
                 _ => tracing::debug!(method = unknown, "a notification that may be anybody's was dropped"),
             }
         }
@@ -78,7 +78,9 @@ fn subscribed(live: &Arc<Live>, subscription: u64, message: &Message) {
     } else if !exchange.is_acknowledged() {
         return tracing::debug!(method = message.method(), "a notification before the acknowledgement was dropped");
     }
-    exchange.reply.push(vec![Bytes::from(envelope::call(None, message.method(), Some(&params)))], Keep::Always);
+    let first = message.method() == "notifications/subscriptions/acknowledged";
+    let keep = if first { Keep::Always } else { Keep::IfRoom };
+    exchange.reply.push(vec![Bytes::from(envelope::call(None, message.method(), Some(&params)))], keep);
 }
 
 /// An object whose `_meta` names the client's own listen request. `None` where it names none.
@@ -118,7 +120,9 @@ pub(in crate::bridge) fn listen_result(client_id: &[u8]) -> Json {
 pub(in crate::bridge) async fn listen_again(live: &Live, exchange: &Arc<Exchange>) -> bool {
     let Some(number) = live.connection.enter(Arc::clone(exchange)) else { return false };
     exchange.bind(&live.connection, number);
-    let sent = live.connection.send(number, methods::LISTEN, again(exchange)).await.is_ok();
+    exchange.owes_ack();
+    let sent = live.connection.send(number, methods::LISTEN, again(exchange, number)).await.is_ok();
+    live.busy.notify_one();
     if sent && exchange.is_deserted() {
         live.connection.cancel(number, Some("the client closed the request"));
     }
