@@ -129,8 +129,20 @@ struct Clock {
     detached: Option<Instant>,
     /// A listen stream: the server has acknowledged it.
     acknowledged: bool,
+    /// A listen stream: since when this process has owed its acknowledgement.
+    awaiting_ack: Option<Instant>,
     /// How much the server had said when the request was sent.
     heard_before: u64,
+    renewal: Renewal,
+}
+
+/// Whether somebody is about to send a listen request again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    Idle,
+    Running,
+    /// The process it was to be sent to ended meanwhile.
+    Lost,
 }
 
 /// Why a request must end now.
@@ -162,7 +174,9 @@ impl Exchange {
                 last_sign: now,
                 detached: None,
                 acknowledged: false,
+                awaiting_ack: Some(now),
                 heard_before: 0,
+                renewal: Renewal::Idle,
             }),
             upstream: Mutex::new(None),
             track: Mutex::default(),
@@ -211,11 +225,43 @@ impl Exchange {
 
     /// Cancels it at the server and ends it with `refusal`.
     pub(super) fn cancel(&self, reason: &str, refusal: Refusal) {
+        self.cancel_with(reason, Finish::Ferry(refusal));
+    }
+
+    /// Cancels it at the server and ends it.
+    pub(super) fn cancel_with(&self, reason: &str, finish: Finish) {
         if let Some((connection, id)) = self.upstream()
             && connection.cancel(id, Some(reason))
         {
-            self.end(Finish::Ferry(refusal));
+            // It is remembered for what the server may still say of it, but it is no work any more.
+            self.end(finish);
         }
+    }
+
+    /// A listen stream was sent to another process: it is to be acknowledged anew.
+    pub(super) fn owes_ack(&self) {
+        self.clock().awaiting_ack = Some(Instant::now());
+    }
+
+    /// A sign of life.
+    pub(super) fn sign(&self) {
+        self.clock().last_sign = Instant::now();
+    }
+
+    /// Whether the caller is the one to send it again; another one that is about to is told to look again.
+    pub(super) fn renewal_begins(&self) -> bool {
+        let mut clock = self.clock();
+        let idle = clock.renewal == Renewal::Idle;
+        clock.renewal = if idle { Renewal::Running } else { Renewal::Lost };
+        idle
+    }
+
+    /// Whether it was sent again, to a process that has not ended since.
+    pub(super) fn renewal_ends(&self, sent: bool) -> bool {
+        let mut clock = self.clock();
+        let done = sent && clock.renewal == Renewal::Running;
+        clock.renewal = if done { Renewal::Idle } else { Renewal::Running };
+        done
     }
 
     /// Whether it must end now, and why.
@@ -225,7 +271,7 @@ impl Exchange {
             return Some(Overdue::Abandoned);
         }
         if self.asking.listen.is_some() {
-            let late = !clock.acknowledged && now.duration_since(clock.started) >= limits.listen_ack;
+            let late = clock.awaiting_ack.is_some_and(|since| now.duration_since(since) >= limits.listen_ack);
             return late.then_some(Overdue::TimedOut);
         }
         if self.asking.unhurried {
@@ -243,7 +289,9 @@ impl Exchange {
 
     /// Notes that a listen stream was acknowledged; returns whether it was so before.
     pub(super) fn acknowledge(&self) -> bool {
-        std::mem::replace(&mut self.clock().acknowledged, true)
+        let mut clock = self.clock();
+        clock.awaiting_ack = None;
+        std::mem::replace(&mut clock.acknowledged, true)
     }
 
     /// Whether a listen stream was acknowledged.
@@ -408,6 +456,8 @@ pub(super) async fn begin(
         }
         Err(Refused::Full) => Err(Refusal::Overloaded { what: "the server does not read its input" }),
         Err(Refused::Closed) => Err(unavailable()),
+        // Cancelled while it waited: the reader finds the end that this brought.
+        Err(Refused::Unwanted) => Ok(reader),
     }
 }
 

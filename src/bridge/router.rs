@@ -179,10 +179,12 @@ async fn read(
         let room = Arc::clone(&endpoints.body_room).try_acquire_many_owned(kib);
         room.map_err(|_| Refusal::Overloaded { what: "too many request bodies" })
     };
-    let mut room = take(told.unwrap_or(0))?;
-    let mut taken = told.unwrap_or(0).div_ceil(KIB) * KIB;
-    let mut whole = Vec::with_capacity(told.unwrap_or(0));
-    while let Some(frame) = body.frame().await {
+    // Room is for what has come, not for what was announced: announcing costs nothing.
+    let (mut room, mut taken) = (take(0)?, 0);
+    let mut whole = Vec::with_capacity(told.unwrap_or(0).min(64 * KIB));
+    loop {
+        let frame = tokio::time::timeout(endpoints.limits.header_timeout, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Refusal::InvalidRequest("the body does not come".into()))? else { break };
         // Whoever breaks off in the middle of a body reads no answer.
         let frame = frame.map_err(|_| Refusal::InvalidRequest("the body broke off".into()))?;
         let Ok(data) = frame.into_data() else { continue };

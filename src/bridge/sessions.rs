@@ -58,6 +58,8 @@ pub(super) struct Asked {
     pub(super) method: String,
     /// The token under which the server wants to hear of progress.
     pub(super) token: Option<String>,
+    /// When it is answered in the client's place.
+    pub(super) deadline: Instant,
 }
 
 impl Session {
@@ -76,10 +78,23 @@ impl Session {
                 level: None,
                 subscriptions: BTreeSet::new(),
                 asked: HashMap::new(),
-                next_question: 1,
+                // An answer to a question from before a restart must not answer another one.
+                next_question: random_start(),
                 odd_version_told: false,
             }),
         }
+    }
+
+    /// Keeps it in the table for as long as a request of it is being looked at.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether its client has yet to answer a question that the stream of this request carries.
+    pub(super) fn is_asking(&self, generation: u64, exchange: u64) -> bool {
+        let state = self.lock();
+        state.asked.values().any(|asked| asked.generation == generation && asked.exchange == Some(exchange))
     }
 
     pub(super) fn touch(&self) {
@@ -134,6 +149,17 @@ impl Session {
         state.asked.values().any(|asked| asked.generation == generation && asked.token.as_deref() == Some(token))
     }
 
+    /// Whether a question of this generation waits for an answer.
+    pub(super) fn is_asked(&self, generation: u64) -> bool {
+        self.lock().asked.values().any(|asked| asked.generation == generation)
+    }
+
+    /// Takes the questions of this generation that have waited too long.
+    pub(super) fn overdue(&self, generation: u64, now: Instant) -> Vec<(u64, Asked)> {
+        let mut state = self.lock();
+        state.asked.extract_if(|_, asked| asked.generation == generation && asked.deadline <= now).collect()
+    }
+
     /// Takes the questions that the stream of one request carries.
     pub(super) fn drop_questions_of(&self, exchange: u64) -> Vec<u64> {
         self.lock().asked.extract_if(|_, asked| asked.exchange == Some(exchange)).map(|(number, _)| number).collect()
@@ -170,6 +196,22 @@ impl Session {
     }
 }
 
+/// Below 2^53, with room for 2^20 questions before the next session's may begin.
+fn random_start() -> u64 {
+    let mut random = [0; 4];
+    aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
+    (u64::from(u32::from_be_bytes(random)) << 20) + 1
+}
+
+/// Keeps a session from being evicted.
+pub(super) struct Busy(Arc<Session>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether `uri` is `above` or a part of it.
 fn is_at_or_below(uri: &str, above: &str) -> bool {
     uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
@@ -191,6 +233,8 @@ struct Table {
     open: HashMap<String, Arc<Session>>,
     ended: HashSet<String>,
     ended_order: VecDeque<String>,
+    /// To be taken by whoever caused it.
+    evicted: Vec<Arc<Session>>,
 }
 
 /// What came of looking for a session.
@@ -266,9 +310,19 @@ impl Sessions {
         Ok(session)
     }
 
+    /// The session of an id, if it is in the table.
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Session>> {
+        self.lock().open.get(id).cloned()
+    }
+
     /// Takes a session out of the table without a word to its client.
     pub(super) fn forget(&self, session: &Session) -> Option<Arc<Session>> {
         self.lock().open.remove(&session.id)
+    }
+
+    /// The sessions that had to make room since this was last asked.
+    pub(super) fn take_evicted(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut self.lock().evicted)
     }
 
     /// All open sessions.
@@ -355,7 +409,7 @@ impl Table {
             .min_by_key(|session| session.lock().last_seen)
             .map(|session| session.id.clone());
         let id = oldest.ok_or(Refusal::Overloaded { what: "too many sessions" })?;
-        self.open.remove(&id);
+        self.evicted.extend(self.open.remove(&id));
         Ok(())
     }
 }

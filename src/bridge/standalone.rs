@@ -108,7 +108,9 @@ impl Standalone {
             let (_, waker) = state.streams.remove(0);
             waker.into_iter().for_each(Waker::wake);
         }
-        state.streams.push((key, None));
+        if !state.closed {
+            state.streams.push((key, None));
+        }
         drop(state);
         self.opened.notify_waiters();
         Stream { standalone: Arc::clone(self), key }

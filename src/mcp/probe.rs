@@ -232,10 +232,11 @@ impl State {
                 }
             }
             (Both { .. } | Initializing { .. }, Closed) => (self, Step::Fail(OpenError::Ended { asked: INITIALIZE })),
-            (Both { .. }, DiscoverRefused(_) | ProbeTimeout)
+            // What is left is the handshake alone.
+            (Both { .. }, DiscoverRefused(_)) => (Initializing { again: false, fall_forward: false }, Step::Wait),
+            (Both { .. } | Discovering { fall_back: false, .. }, ProbeTimeout)
             | (Initializing { .. }, Discovered(_) | DiscoverRefused(_) | ProbeTimeout)
-            | (Discovering { .. }, Initialized | InitializeRefused(_))
-            | (Discovering { fall_back: false, .. }, ProbeTimeout) => (self, Step::Wait),
+            | (Discovering { .. }, Initialized | InitializeRefused(_)) => (self, Step::Wait),
         }
     }
 }
@@ -475,6 +476,15 @@ mod tests {
                 "python 2.x, late, answers crossed",
                 vec![ProbeTimeout, InitializeRefused(refused(-32022, &["2026-07-28"])), discovered(&["2026-07-28"])],
                 vec![initialize(), Wait, Done(Era::Modern)],
+            ),
+            (
+                "late, refuses both",
+                vec![ProbeTimeout, DiscoverRefused(refused(-32601, &[])), InitializeRefused(refused(-32600, &[]))],
+                vec![
+                    initialize(),
+                    Wait,
+                    Fail(OpenError::Refused { asked: INITIALIZE, code: -32600, message: "no".into() }),
+                ],
             ),
             (
                 "late and broken",

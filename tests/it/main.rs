@@ -11,6 +11,7 @@ mod bridge_resume;
 mod demo_server;
 mod front_door;
 mod official_sdk;
+mod review;
 mod supervision;
 mod support;
 mod try_command;

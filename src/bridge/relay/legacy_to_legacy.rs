@@ -64,6 +64,7 @@ pub(in crate::bridge) async fn open_session(
     let client = (client("name"), client("version"));
     let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
     let session = call.endpoint.sessions.open(call.identity, version, abilities, client, own_stream)?;
+    call.endpoint.sessions.take_evicted().iter().for_each(|session| call.endpoint.child.forget_session(session));
     tracing::info!(client = session.client, version, "a session was opened");
     Ok((session, envelope(&id, "result", welcome(&live, version))))
 }
@@ -227,6 +228,7 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     let found = call.endpoint.sessions.find(call.identity, named.id)?;
     let session = found.session;
     if found.revived {
+        call.endpoint.sessions.take_evicted().iter().for_each(|session| call.endpoint.child.forget_session(session));
         tracing::info!(client = session.client, "a session was revived");
         if let Some(live) = call.endpoint.child.current() {
             Child::hint_lists(&session, &live);
@@ -375,6 +377,7 @@ pub(in crate::bridge) async fn request(
     message: &Message,
     params: &era::Params<'_>,
 ) -> Result<Begun, Refusal> {
+    let _busy = session.busy();
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
     let child = &call.endpoint.child;
     let method = message.method();
@@ -388,6 +391,7 @@ pub(in crate::bridge) async fn request(
             let level = params.members.string("level").and_then(|name| Level::parse(&name));
             let level = level.ok_or(invalid("`params.level` must be a log level"))?;
             let live = child.live().await?;
+            of_era(&live, Era::Legacy)?;
             if !live.facts.declares(&["logging"]) {
                 return Err(missing());
             }
@@ -398,6 +402,7 @@ pub(in crate::bridge) async fn request(
         methods::RESOURCES_SUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
             let live = child.live().await?;
+            of_era(&live, Era::Legacy)?;
             let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
             let new = new.ok_or(invalid("too many subscriptions in this session"))?;
             return Ok(match child.subscribe(&live, session, &uri).await {
@@ -437,7 +442,8 @@ pub(in crate::bridge) async fn request(
     let asking = Asking {
         owner: Owner::Session(Arc::clone(session)),
         identity: call.identity.clone(),
-        id,
+        // A copy: a slice would keep the whole body for as long as the request is remembered.
+        id: Bytes::copy_from_slice(&id),
         method: method.to_owned(),
         token: token.as_ref().map(|(raw, _)| Bytes::copy_from_slice(raw.as_bytes())),
         log_level: None,
