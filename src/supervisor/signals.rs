@@ -118,9 +118,10 @@ impl Signals {
     /// ends ferry by itself.
     pub fn listen() -> io::Result<Self> {
         let mut interpreter = Interpreter::of_this_process();
+        let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
+        // After the line above, so that handlers run in this order: where the flag is up, the signal is in the batch.
         let continued = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(libc::SIGCONT, Arc::clone(&continued))?;
-        let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
         let (tell, asked) = mpsc::unbounded_channel();
         let flag = Arc::clone(&continued);
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -155,7 +156,7 @@ impl Signals {
     }
 
     /// Stops this process where it stands, until SIGCONT; unless that has come already, since nobody would send it
-    /// again.
+    /// again. (Between the look and the stop lies a microsecond; whoever hits that sends a second one.)
     pub fn stand_still(&self) {
         if !self.continued.load(Ordering::SeqCst) {
             // It cannot fail for one's own process.
