@@ -801,8 +801,7 @@ impl Child {
                             return;
                         }
                         Ok(live) => {
-                            let sent = modern_child::listen_again(&live, &exchange).await;
-                            if exchange.renewal_ends(sent) {
+                            if modern_child::listen_again(&live, &exchange).await && exchange.renewal_ends() {
                                 return;
                             }
                         }

@@ -133,16 +133,8 @@ struct Clock {
     awaiting_ack: Option<Instant>,
     /// How much the server had said when the request was sent.
     heard_before: u64,
-    renewal: Renewal,
-}
-
-/// Whether somebody is about to send a listen request again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Renewal {
-    Idle,
-    Running,
-    /// The process it was to be sent to ended meanwhile.
-    Lost,
+    /// Somebody is sending it again.
+    renewing: bool,
 }
 
 /// Why a request must end now.
@@ -176,7 +168,7 @@ impl Exchange {
                 acknowledged: false,
                 awaiting_ack: Some(now),
                 heard_before: 0,
-                renewal: Renewal::Idle,
+                renewing: false,
             }),
             upstream: Mutex::new(None),
             track: Mutex::default(),
@@ -248,20 +240,18 @@ impl Exchange {
         self.clock().last_sign = Instant::now();
     }
 
-    /// Whether the caller is the one to send it again; another one that is about to is told to look again.
+    /// Whether the caller is the one to send it again: nobody else is about to, and it is lost indeed.
+    ///
+    /// The end of an older process may be told late, when a newer one has it already.
     pub(super) fn renewal_begins(&self) -> bool {
-        let mut clock = self.clock();
-        let idle = clock.renewal == Renewal::Idle;
-        clock.renewal = if idle { Renewal::Running } else { Renewal::Lost };
-        idle
+        let lost = self.upstream().is_none_or(|(connection, _)| connection.is_closed());
+        lost && !std::mem::replace(&mut self.clock().renewing, true)
     }
 
-    /// Whether it was sent again, to a process that has not ended since.
-    pub(super) fn renewal_ends(&self, sent: bool) -> bool {
-        let mut clock = self.clock();
-        let done = sent && clock.renewal == Renewal::Running;
-        clock.renewal = if done { Renewal::Idle } else { Renewal::Running };
-        done
+    /// It was sent again. Whether that is the end of it; if not, the caller goes on: that process has ended already.
+    pub(super) fn renewal_ends(&self) -> bool {
+        self.clock().renewing = false;
+        !self.renewal_begins()
     }
 
     /// Whether it must end now, and why.
