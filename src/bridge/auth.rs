@@ -24,6 +24,11 @@ impl Identity {
         Self(Arc::from(format!("access:{issuer}:{subject}")))
     }
 
+    /// Whether it is [`Identity::local`].
+    pub fn is_local(&self) -> bool {
+        self.as_str() == "local"
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0

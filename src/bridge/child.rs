@@ -4,7 +4,7 @@
 //! predecessor was (log level, subscriptions), and watched until it ends. Requests wait in [`Child::live`] for that.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ enum Phase {
     /// There is none any more. Whoever starts processes has yet to notice; what it says next is about this end, and no
     /// attempt that has failed.
     Ended,
-    /// This many attempts have failed so far; the next one waits.
+    /// The next attempt waits. The number is another one after each failure.
     Down { attempts: u64 },
     /// It is not coming back.
     Gone,
@@ -70,6 +70,7 @@ pub struct Child {
     pub(super) sessions: Arc<Sessions>,
     upstream: OnceLock<Arc<dyn Upstream>>,
     phase: watch::Sender<Phase>,
+    failures: AtomicU64,
     memory: Mutex<Memory>,
     /// Known again after the next process has started.
     subscriptions: Mutex<HashMap<String, Subscription>>,
@@ -80,11 +81,14 @@ pub struct Child {
 
 /// What one process has taught about the next.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not depend on each other")]
 struct Memory {
     /// It ended when it was asked `server/discover`: do not ask.
     ends_on_probe: bool,
     /// It ended when it was asked `initialize`: ask `server/discover` only.
     ends_on_initialize: bool,
+    /// The era that the next process is expected to be in.
+    verdict: Option<Era>,
     /// The era that the last process was opened in.
     era: Option<Era>,
     /// What the last process declared.
@@ -92,6 +96,8 @@ struct Memory {
     /// The level the server was last told.
     level: Option<Level>,
     started: bool,
+    /// A process is being greeted.
+    greeting: bool,
 }
 
 /// Subscribers to one resource, and what became of the one subscription at the server.
@@ -250,6 +256,7 @@ impl Child {
             sessions,
             upstream: OnceLock::new(),
             phase: watch::Sender::new(Phase::Resting),
+            failures: AtomicU64::new(0),
             memory: Mutex::default(),
             subscriptions: Mutex::default(),
             tasks: Mutex::default(),
@@ -278,9 +285,14 @@ impl Child {
         });
     }
 
-    /// Notes that no process could be started, or none became ready; `attempts` grows with each.
-    pub fn down(&self, attempts: u64) {
-        self.phase.send_replace(Phase::Down { attempts });
+    /// Notes that no process could be started, or that the last one is gone and the next one waits.
+    ///
+    /// Not while one is being greeted: what came of that, and whether another way is tried, is known only afterwards.
+    pub fn down(&self) {
+        if !self.memory().greeting {
+            let attempts = self.failures.fetch_add(1, Ordering::Relaxed);
+            self.phase.send_replace(Phase::Down { attempts });
+        }
     }
 
     /// Notes that there will be no process any more.
@@ -318,7 +330,10 @@ impl Child {
             leaving.close_input();
         });
         let choice = self.choice();
-        let opened = match probe::open(&connection, &self.opening(choice)).await {
+        self.memory().greeting = true;
+        let opened = probe::open(&connection, &self.opening(choice)).await;
+        self.memory().greeting = false;
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // The pump ends with the process, which is of no use any more.
@@ -409,7 +424,7 @@ impl Child {
 
     fn choice(&self) -> Choice {
         let memory = self.memory();
-        match (self.sharing.era, memory.era) {
+        match (self.sharing.era, memory.verdict) {
             (Choice::Probe | Choice::PreferLegacy, _) if memory.ends_on_probe => Choice::Legacy,
             (Choice::PreferLegacy, _) if memory.ends_on_initialize => Choice::Modern,
             // A server that was legacy is greeted as such: the probe costs old SDKs a page of their log.
@@ -440,7 +455,9 @@ impl Child {
             OpenError::EndedOnInitialize => memory.ends_on_initialize = true,
             // What was learnt did not help: the server may have changed. Begin anew.
             _ => {
-                *memory = Memory { level: memory.level, capabilities: memory.capabilities.take(), ..Memory::default() }
+                memory.ends_on_probe = false;
+                memory.ends_on_initialize = false;
+                memory.verdict = None;
             }
         }
     }
@@ -453,19 +470,19 @@ impl Child {
             let era_changed = memory.era.is_some_and(|era| era != live.opened.era);
             let lost = memory.capabilities.as_ref().is_some_and(|before| !before.is_subset(&names)) || era_changed;
             memory.era = Some(live.opened.era);
+            memory.verdict = memory.era;
             memory.capabilities = Some(names);
             (std::mem::replace(&mut memory.started, true), lost, memory.level)
         };
-        if live.opened.era == Era::Modern {
-            modern_child::learn_tools(live);
-            return;
-        }
         if lost {
             tracing::warn!("the server can do less than before its restart; its sessions are ended");
             let ended = self.sessions.end_all();
             for session in ended {
                 self.forget_session(&session);
             }
+        }
+        if live.opened.era == Era::Modern {
+            return modern_child::learn_tools(live);
         }
         if !restarted {
             return;
@@ -742,7 +759,7 @@ impl Child {
                 }
             };
             if tokio::time::timeout(child.limits.relisten, again).await.is_err() {
-                exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
             }
         });
         true
@@ -756,7 +773,7 @@ impl Child {
         let Some(live) = self.current() else { return };
         live.connection.each(|_, exchange, _| {
             if exchange.asking.listen.is_some() {
-                exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
             }
         });
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::auth::Identity;
 use super::level::Level;
 use super::refusal::Refusal;
+use super::replay::{Budget, Tracks};
 use super::session_id::{Abilities, SessionIds, Told};
 use super::standalone::Standalone;
 use crate::config::limits::Limits;
@@ -27,6 +28,8 @@ pub(super) struct Session {
     pub(super) abilities: Abilities,
     pub(super) client: String,
     pub(super) standalone: Arc<Standalone>,
+    /// Its streams, for a client that comes back to one.
+    pub(super) tracks: Tracks,
     /// Requests of this session that are in flight.
     pub(super) in_flight: AtomicUsize,
     state: Mutex<State>,
@@ -58,7 +61,7 @@ pub(super) struct Asked {
 }
 
 impl Session {
-    fn new(id: String, identity: Identity, told: &Told, limits: &Limits) -> Self {
+    fn new(id: String, identity: Identity, told: &Told, kept: &Arc<Budget>, limits: &Limits) -> Self {
         Self {
             id,
             identity,
@@ -66,6 +69,7 @@ impl Session {
             abilities: told.abilities,
             client: format!("{} {}", told.client_name, told.client_version).trim().to_owned(),
             standalone: Arc::new(Standalone::new(limits.max_queued, limits.max_streams_per_session)),
+            tracks: Tracks::new(kept, limits),
             in_flight: AtomicUsize::new(0),
             state: Mutex::new(State {
                 last_seen: Instant::now(),
@@ -177,6 +181,8 @@ pub(super) struct Sessions {
     endpoint: String,
     ids: Arc<SessionIds>,
     limits: Arc<Limits>,
+    /// What all sessions keep of what they have sent.
+    kept: Arc<Budget>,
     table: Mutex<Table>,
 }
 
@@ -197,7 +203,8 @@ pub(super) struct Found {
 
 impl Sessions {
     pub(super) fn new(endpoint: &str, ids: Arc<SessionIds>, limits: Arc<Limits>) -> Self {
-        Self { endpoint: endpoint.to_owned(), ids, limits, table: Mutex::default() }
+        let kept = Budget::new(limits.replay_bytes_in_all, None);
+        Self { endpoint: endpoint.to_owned(), ids, limits, kept, table: Mutex::default() }
     }
 
     /// Opens a session.
@@ -207,6 +214,7 @@ impl Sessions {
         version: &'static str,
         abilities: Abilities,
         client: (String, String),
+        own_stream: Option<Arc<Standalone>>,
     ) -> Result<Arc<Session>, Refusal> {
         let told = Told {
             endpoint: self.endpoint.clone(),
@@ -216,7 +224,7 @@ impl Sessions {
             client_version: client.1,
         };
         let id = self.ids.mint(identity.as_str(), &told);
-        self.insert(&mut self.lock(), id, identity, &told)
+        self.insert(&mut self.lock(), id, identity, &told, own_stream)
     }
 
     /// Finds the session of an id, opening it anew where it is not in the table but was made here for this identity.
@@ -233,7 +241,7 @@ impl Sessions {
         if table.ended.contains(id) {
             return Err(Refusal::SessionNotFound);
         }
-        let session = self.insert(&mut table, id.to_owned(), identity, &told)?;
+        let session = self.insert(&mut table, id.to_owned(), identity, &told, None)?;
         Ok(Found { session, revived: true })
     }
 
@@ -256,6 +264,11 @@ impl Sessions {
             session.standalone.close();
         }
         Ok(session)
+    }
+
+    /// Takes a session out of the table without a word to its client.
+    pub(super) fn forget(&self, session: &Session) -> Option<Arc<Session>> {
+        self.lock().open.remove(&session.id)
     }
 
     /// All open sessions.
@@ -283,6 +296,18 @@ impl Sessions {
         expired.map(|(_, session)| session).collect()
     }
 
+    /// Forgets streams that ended long ago.
+    pub(super) fn expire_streams(&self, all_finished: bool) {
+        for session in self.all() {
+            session.tracks.expire(all_finished);
+        }
+    }
+
+    /// Resolves when all sessions together could not keep something.
+    pub(super) async fn short_of_room(&self) {
+        self.kept.short.notified().await;
+    }
+
     /// Empties the table: the server behind is not what these sessions were told. Their ids end with them.
     pub(super) fn end_all(&self) -> Vec<Arc<Session>> {
         let sessions = self.all();
@@ -292,14 +317,25 @@ impl Sessions {
         sessions
     }
 
-    fn insert(&self, table: &mut Table, id: String, identity: &Identity, told: &Told) -> Result<Arc<Session>, Refusal> {
+    fn insert(
+        &self,
+        table: &mut Table,
+        id: String,
+        identity: &Identity,
+        told: &Told,
+        own_stream: Option<Arc<Standalone>>,
+    ) -> Result<Arc<Session>, Refusal> {
         let own = table.open.values().filter(|session| session.identity == *identity).count();
         if own >= self.limits.max_sessions_per_identity {
             table.evict(|session| session.identity == *identity)?;
         } else if table.open.len() >= self.limits.max_sessions {
             table.evict(|session| session.identity == *identity).or_else(|_| table.evict(|_| true))?;
         }
-        let session = Arc::new(Session::new(id.clone(), identity.clone(), told, &self.limits));
+        let mut session = Session::new(id.clone(), identity.clone(), told, &self.kept, &self.limits);
+        if let Some(stream) = own_stream {
+            session.standalone = stream;
+        }
+        let session = Arc::new(session);
         table.open.insert(id, Arc::clone(&session));
         Ok(session)
     }
@@ -333,7 +369,7 @@ mod tests {
     }
 
     fn open(sessions: &Sessions) -> Result<Arc<Session>, Refusal> {
-        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()))
+        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()), None)
     }
 
     #[tokio::test]

@@ -14,11 +14,10 @@ use super::connect::{self, Target};
 use super::output;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::Sharing;
-use crate::bridge::endpoint::Settings as EndpointSettings;
+use crate::bridge::endpoint::{Keys, Settings as EndpointSettings};
 use crate::bridge::era::{Policy, Serve};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::{Guard, Listener};
-use crate::bridge::session_id::SessionIds;
 use crate::config::limits::Limits;
 use crate::daemon;
 use crate::daemon::assemble::{Local, Server, Service};
@@ -26,7 +25,8 @@ use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::paths;
 use crate::secret::Secret;
-use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, signals};
+use crate::supervisor::signals::Signals;
+use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, TERM_GRACE};
 use crate::telemetry::logging::{self, LogFormat};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
 
@@ -162,8 +162,8 @@ impl Advise for TryError {
     }
 }
 
-pub(super) fn run(arguments: Try) -> Result<Exit, Box<dyn Advise>> {
-    serve(&arguments).map_err(|error| Box::new(error) as Box<dyn Advise>)
+pub(super) fn run(arguments: &Try) -> Result<Exit, Box<dyn Advise>> {
+    serve(arguments).map_err(|error| Box::new(error) as Box<dyn Advise>)
 }
 
 fn serve(arguments: &Try) -> Result<Exit, TryError> {
@@ -173,7 +173,7 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
     settings.scratch = true;
     settings.logs = Some(logs.clone());
     // Before anything is started.
-    let asked = signals::listen()?;
+    let signals = Signals::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let tcp = bind(arguments).await?;
@@ -185,16 +185,15 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             LogFormat::Human => output::print(&connect::screen(&target, &shown(&arguments.command))),
             LogFormat::Json => tracing::info!(url = target.url(), "listening"),
         }
-        let ended = daemon::run(settings, asked, |supervisor| {
+        let ended = daemon::run(settings, signals, |supervisor| {
             let stderr = Capture { file: Some(logs.file(supervisor.state_dir().join("try.log"))), lines: None };
             let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
             let admission = token.map_or_else(Admission::loopback, Admission::token);
             let server = server(arguments, stderr).map_err(|_| Exit::Failed)?;
             let mut secret = [0; 32];
             rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
-            let ids = Arc::new(SessionIds::new(&secret));
             let limits = Arc::new(Limits::default());
-            Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &ids, &limits))
+            Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &Keys::new(&secret), &limits))
         });
         Ok::<_, TryError>(ended.await?)
     });
@@ -238,6 +237,7 @@ fn server(arguments: &Try, stderr: Capture) -> io::Result<Server> {
         start_timeout: limits.start_timeout + Duration::from_secs(5),
         stop_grace: Duration::from_secs(5),
         stop_signal: Signal::SIGTERM,
+        term_grace: TERM_GRACE,
         forward_signals: arguments.forward_signals.clone(),
         start: Start::Eager,
         stderr,

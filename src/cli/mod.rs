@@ -44,12 +44,12 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        Some(Command::Try(arguments)) => demo::run(arguments),
+        Some(Command::Try(arguments)) => demo::run(&arguments),
         None if is_configured() => {
             let _ = Cli::command().print_help();
             return ExitCode::SUCCESS;
         }
-        None => demo::run(demo::Try::default()),
+        None => demo::run(&demo::Try::default()),
     };
     match outcome {
         Ok(exit) => exit.into(),

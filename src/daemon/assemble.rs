@@ -9,11 +9,10 @@ use tokio::task::JoinHandle;
 use super::Serving;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Child, Outcome, Pipes};
-use crate::bridge::endpoint::{Endpoint, Settings};
+use crate::bridge::endpoint::{Endpoint, Keys, Settings};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::Guard;
 use crate::bridge::router::{Door, Endpoints, router};
-use crate::bridge::session_id::SessionIds;
 use crate::bridge::upstream::Upstream;
 use crate::config::limits::Limits;
 use crate::error::Exit;
@@ -74,12 +73,12 @@ impl Service {
         supervisor: &Supervisor,
         servers: Vec<Server>,
         local: Local,
-        ids: &Arc<SessionIds>,
+        keys: &Keys,
         limits: &Arc<Limits>,
     ) -> Self {
         let endpoints = Endpoints::new(Arc::clone(limits));
         let servers = servers.into_iter().map(|server| {
-            let endpoint = Endpoint::new(server.endpoint, Arc::clone(ids), limits);
+            let endpoint = Endpoint::new(server.endpoint, keys, limits);
             endpoints.put(Arc::clone(&endpoint));
             let (process, incarnations) = supervisor.add(server.process);
             endpoint.child().connect(Arc::new(Supervised(process.clone())));
@@ -152,15 +151,11 @@ impl Upstream for Supervised {
 /// Tells the bridge what becomes of a process, so that nobody waits for one that is not coming.
 async fn follow(process: Process, child: Arc<Child>) {
     let mut status = process.watch();
-    let mut failures = 0;
     loop {
         let state = status.borrow_and_update().state;
         match state {
             State::Starting => child.starting(),
-            State::BackingOff | State::Failed => {
-                failures += 1;
-                child.down(failures);
-            }
+            State::BackingOff | State::Failed => child.down(),
             State::Gone => child.gone(),
             _ => {}
         }
@@ -185,8 +180,14 @@ async fn attend(process: Process, mut incarnations: mpsc::Receiver<Incarnation>,
         let at_once = outcome.retry_at_once();
         match outcome {
             Outcome::NotOpened(error) => {
-                let then = if at_once { Retry::AtOnce } else { Retry::BackOff };
-                process.failed(generation, error.to_string(), then);
+                if at_once {
+                    process.failed(generation, error.to_string(), Retry::AtOnce);
+                    // It may have been gone before that was said, and the next one be waiting.
+                    process.demand();
+                } else {
+                    process.failed(generation, error.to_string(), Retry::BackOff);
+                    child.down();
+                }
             }
             Outcome::Ended(Ended::Broken(why)) => process.failed(generation, why, Retry::BackOff),
             Outcome::Ended(Ended::Exited) => {}

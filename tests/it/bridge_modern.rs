@@ -305,3 +305,49 @@ async fn a_modern_server_that_asks_is_refused_and_a_legacy_client_is_told_the_ve
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32022)));
     assert_eq!(answer["error"]["data"], json!({"supported": ["2026-07-28"], "requested": "2025-06-18"}));
 }
+
+#[tokio::test]
+async fn a_request_state_comes_back_to_the_server_only_from_whom_it_was_given_to() {
+    use mcp_ferry::bridge::auth::{Admission, Identity};
+    use mcp_ferry::secret::Secret;
+    let (rig, mut child) = rig().await;
+    let door =
+        |who: &'static str| Admission::Token { token: Secret::new("t"), identity: Identity::access("team", who) };
+    let (me, you) = (rig.door(door("me")).await, rig.door(door("you")).await);
+    let (me, you) =
+        (Client::new(&me).with("authorization", "Bearer t"), Client::new(&you).with("authorization", "Bearer t"));
+    let ask = |state: Option<&str>| {
+        let mut params = json!({"name": "p"});
+        if let Some(state) = state {
+            params["requestState"] = json!(state);
+        }
+        params
+    };
+    let answer = posting(&me, json!(1), "prompts/get", ask(None), json!({}));
+    let request = child.read().await;
+    child.answer(&request, json!({"resultType": "input_required", "requestState": "secret \"state\""})).await;
+    let sealed = body(posted(answer).await).await["result"]["requestState"].as_str().unwrap().to_owned();
+    assert!(sealed.starts_with("f1."), "{sealed}");
+    let local = Client::new(&rig.url);
+    for (client, state) in [(&you, sealed.as_str()), (&me, "secret \"state\""), (&me, "f1.AAAA")] {
+        let (status, answer) = outcome(client.modern(json!(2), "prompts/get", ask(Some(state))).await).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)));
+        assert_eq!(answer["error"]["data"]["ferry"]["reason"], "invalid_request_state");
+    }
+    let (status, _) =
+        outcome(me.modern(json!(2), "prompts/get", json!({"name": "q", "requestState": sealed})).await).await;
+    assert_eq!(status, 400, "of another prompt");
+    // The strangers' tries have not spoilt it.
+    let answer = posting(&me, json!(3), "prompts/get", ask(Some(&sealed)), json!({"progressToken": "t"}));
+    let request = child.read().await;
+    assert_eq!(request["params"]["requestState"], "secret \"state\"");
+    assert_eq!(request["params"]["_meta"]["progressToken"], request["id"]);
+    child.answer(&request, json!({"resultType": "complete"})).await;
+    assert_eq!(posted(answer).await.status(), 200);
+    // On this machine it passes as it is.
+    let answer = posting(&local, json!(4), "prompts/get", ask(Some("mine")), json!({}));
+    let request = child.read().await;
+    assert_eq!(request["params"]["requestState"], "mine");
+    child.answer(&request, json!({"resultType": "input_required", "requestState": "more"})).await;
+    assert_eq!(body(posted(answer).await).await["result"]["requestState"], "more");
+}

@@ -20,7 +20,7 @@ use super::exchange::{Exchange, Terms};
 use super::methods;
 use super::refusal::Refusal;
 use super::reply::Json;
-use super::stream::{Body, Source, event_stream, json};
+use super::stream::{Body, Event, OK, Source, event_stream, json};
 use crate::mcp::envelope::Message;
 use crate::mcp::members::Members;
 use crate::mcp::version::Era;
@@ -49,12 +49,7 @@ impl Call<'_> {
         if self.accepted.json() {
             return json(StatusCode::OK, text);
         }
-        event_stream(Once(Some(text)), self.endpoint.limits.keep_alive)
-    }
-
-    /// The empty result. Exactly that: some clients refuse an answer with more in it.
-    fn empty(&self, id: &[u8]) -> Response<Body> {
-        self.now(super::exchange::envelope(id, "result", Bytes::from_static(b"{}")))
+        event_stream(Once(Some(text)), OK, self.endpoint.limits.keep_alive)
     }
 }
 
@@ -62,8 +57,8 @@ impl Call<'_> {
 struct Once(Option<Json>);
 
 impl Source for Once {
-    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Json>> {
-        Poll::Ready(self.0.take())
+    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Event>> {
+        Poll::Ready(self.0.take().map(Event::from))
     }
 }
 
@@ -91,13 +86,27 @@ fn of_era(live: &Live, wanted: Era) -> Result<(), Refusal> {
     }
 }
 
-/// The pieces of a message's parameters with another progress token at `place`.
-fn with_token(message: &Message, place: Option<&Range<usize>>, token: u64) -> Json {
-    let Some(params) = message.params() else { return Vec::new() };
-    let (Some(place), Some(whole)) = (place, message.params_text()) else { return vec![params] };
+/// What is to stand at a place of a message instead of what its client wrote there.
+type Edit = (Range<usize>, Bytes);
+
+/// The pieces of a message's parameters with `edits` made; everything else keeps its bytes.
+fn edited(message: &Message, mut edits: Vec<Edit>) -> Json {
+    let (Some(params), Some(whole)) = (message.params(), message.params_text()) else { return Vec::new() };
     let start = message.place_of(whole).start;
-    let (before, after) = (place.start - start, place.end - start);
-    vec![params.slice(..before), Bytes::from(token.to_string()), params.slice(after..)]
+    edits.sort_by_key(|(place, _)| place.start);
+    let mut pieces = Vec::with_capacity(2 * edits.len() + 1);
+    let mut done = 0;
+    for (place, new) in edits {
+        pieces.extend([params.slice(done..place.start - start), new]);
+        done = place.end - start;
+    }
+    pieces.push(params.slice(done..));
+    pieces
+}
+
+/// A request's progress token is the number under which the server knows it.
+fn token_edit(place: Option<Range<usize>>, number: u64) -> Option<Edit> {
+    Some((place?, Bytes::from(number.to_string())))
 }
 
 /// The progress token among `_meta`'s members, and where it stands. Neither a string nor a number is none.

@@ -39,7 +39,7 @@ pub(in crate::bridge) fn notification(_: &Arc<Child>, live: &Arc<Live>, message:
             let Some(number) = params.text("requestId").and_then(number) else { return };
             if let Some(exchange) = live.connection.exchange(number).filter(|e| e.asking.listen.is_some()) {
                 live.connection.forget(number);
-                exchange.reply.finish(Finish::Ready(listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(listen_result(&exchange.asking.id)));
             }
         }
         methods::LOG => log(live, &params, message),

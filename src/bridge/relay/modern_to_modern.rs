@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::super::child::Live;
-use super::super::exchange::{Asking, Exchange, Owner, Words, envelope, forward};
+use super::super::exchange::{Asking, Exchange, Owner, Sealing, Words, begin, envelope};
 use super::super::level::Level;
 use super::super::refusal::Refusal;
 use super::super::reply::Json;
 use super::super::stream::Body;
 use super::super::{era, methods, modern, param_headers};
-use super::{Call, OWN_CALL, modern_child, of_era, with_token};
+use super::{Call, Edit, OWN_CALL, edited, modern_child, of_era, token_edit};
 use crate::mcp::envelope::{Message, call as notification_text};
 use crate::mcp::members::{self, Members, rewrite};
 use crate::mcp::version::{Era, MODERN};
@@ -43,6 +43,16 @@ pub(super) async fn request(
     };
     let permit = permit.ok_or(Refusal::Overloaded { what: "too many requests in flight" })?;
     let token = request.progress_token.as_ref();
+    // Whoever is on this machine may do anything with the server anyway.
+    let sealing = (!call.identity.is_local()).then(|| Sealing {
+        sealer: Arc::clone(&call.endpoint.states),
+        endpoint: call.endpoint.name.clone(),
+        name: request.name.as_deref().unwrap_or_default().to_owned(),
+    });
+    let state = match &sealing {
+        Some(sealing) => unsealed(call, message, params, sealing)?,
+        None => None,
+    };
     let asking = Asking {
         owner: Owner::Request,
         identity: call.identity.clone(),
@@ -55,6 +65,7 @@ pub(super) async fn request(
         unhurried: listens,
         expects_task: false,
         listen: listens.then(|| message.params()).flatten(),
+        sealing,
         server: Arc::clone(&live.facts),
         translate,
     };
@@ -69,7 +80,32 @@ pub(super) async fn request(
     if request.method == methods::DISCOVER {
         terms.commit_after = limits.request_timeout_in_all;
     }
-    Ok(forward(&live, exchange, |number| with_token(message, place.as_ref(), number), terms).await)
+    let params = |number| edited(message, token_edit(place, number).into_iter().chain(state).collect());
+    Ok(begin(&live, exchange, params).await?.respond(terms).await)
+}
+
+/// The state that a retry brings back, as the server wrote it.
+fn unsealed(
+    call: &Call<'_>,
+    message: &Message,
+    params: &era::Params<'_>,
+    sealing: &Sealing,
+) -> Result<Option<Edit>, Refusal> {
+    let Some(raw) = params.members.text("requestState") else { return Ok(None) };
+    let sealed = members::string(raw).ok_or(Refusal::InvalidRequestState)?;
+    let place = sealing.place(call.identity, message.method());
+    let state = sealing.sealer.open(place, &sealed).ok_or(Refusal::InvalidRequestState)?;
+    Ok(Some((message.place_of(raw), Bytes::from(members::quote(&state)))))
+}
+
+/// A result that asks for input, with its state sealed. `None` where there is none to seal.
+fn sealed(exchange: &Exchange, result: &str) -> Option<String> {
+    let sealing = exchange.asking.sealing.as_ref()?;
+    let members = Members::read(result).ok()?;
+    let state = members.string("requestState")?;
+    let place = sealing.place(&exchange.asking.identity, &exchange.asking.method);
+    let sealed = members::quote(&sealing.sealer.seal(place, &state));
+    Some(rewrite(&members, &[("requestState", Some(&sealed))]))
 }
 
 /// A notification of the protocol itself means nothing here: a client that wants to cancel closes its request.
@@ -113,6 +149,7 @@ fn translate(exchange: &Exchange, message: &Message) -> Words {
     let edited = match exchange.asking.method.as_str() {
         methods::LISTEN => message.result_text().and_then(|text| modern_child::with_subscription(text, id)),
         methods::DISCOVER => message.result_text().and_then(known_versions),
+        _ if exchange.asking.sealing.is_some() => message.result_text().and_then(|text| sealed(exchange, text)),
         _ => None,
     };
     Words::Json(StatusCode::OK, envelope(id, "result", edited.map_or(result, Bytes::from)))

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mcp_ferry::bridge::auth::Admission;
 use mcp_ferry::bridge::child::{Pipes, Sharing};
-use mcp_ferry::bridge::endpoint::{Endpoint, Settings};
+use mcp_ferry::bridge::endpoint::{Endpoint, Keys, Settings};
 use mcp_ferry::bridge::era::{Policy, Serve};
 use mcp_ferry::bridge::listener::Tcp;
 use mcp_ferry::bridge::origin::{Guard, Listener};
 use mcp_ferry::bridge::router::{Door, Endpoints, router};
-use mcp_ferry::bridge::session_id::SessionIds;
 use mcp_ferry::bridge::upstream::Upstream;
 use mcp_ferry::config::limits::Limits;
 use mcp_ferry::mcp::probe::Choice;
@@ -26,11 +25,12 @@ pub(crate) struct Rig {
     pub(crate) url: String,
     pub(crate) address: SocketAddr,
     pub(crate) endpoint: Arc<Endpoint>,
+    endpoints: Arc<Endpoints>,
     pub(crate) demands: mpsc::UnboundedReceiver<Wish>,
     pub(crate) generation: AtomicU64,
     /// Whether the bridge is told of an end as soon as it has seen it; else the test tells it.
     pub(crate) tells_ends: Arc<AtomicBool>,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 /// What the bridge wants of whoever starts its server.
@@ -53,6 +53,10 @@ impl Upstream for Wishes {
 
 impl Rig {
     pub(crate) async fn start(era: Choice, interactive: bool, limits: Limits) -> Self {
+        Self::admitting(Admission::loopback(), era, interactive, limits).await
+    }
+
+    pub(crate) async fn admitting(admission: Admission, era: Choice, interactive: bool, limits: Limits) -> Self {
         let limits = Arc::new(limits);
         let settings = Settings {
             name: "test".into(),
@@ -60,7 +64,7 @@ impl Rig {
             policy: Policy { serve: Serve::Both, legacy_stateless: false },
             sharing: Sharing { era, interactive, capabilities: None },
         };
-        let endpoint = Endpoint::new(settings, Arc::new(SessionIds::new(&[3; 32])), &limits);
+        let endpoint = Endpoint::new(settings, &Keys::new(&[3; 32]), &limits);
         let (wishes, demands) = mpsc::unbounded_channel();
         endpoint.child().connect(Arc::new(Wishes(wishes)));
         let endpoints = Endpoints::new(Arc::clone(&limits));
@@ -69,10 +73,22 @@ impl Rig {
         let address = tcp.address();
         let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(tcp.serve(router(Door { guard, admission: Admission::loopback(), endpoints }), limits, stopped));
+        tokio::spawn(tcp.serve(router(Door { guard, admission, endpoints: Arc::clone(&endpoints) }), limits, stopped));
         let url = format!("http://{address}/mcp");
         let tells_ends = Arc::new(AtomicBool::new(true));
-        Self { url, address, endpoint, demands, generation: AtomicU64::new(0), tells_ends, _stop: stop }
+        Self { url, address, endpoint, endpoints, demands, generation: AtomicU64::new(0), tells_ends, stop }
+    }
+
+    /// Another door to the same endpoint, for whoever has `admission`.
+    pub(crate) async fn door(&self, admission: Admission) -> String {
+        let limits = Arc::new(Limits::default());
+        let tcp = Tcp::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = tcp.address();
+        let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).unwrap();
+        let stopped = self.stop.subscribe();
+        let door = Door { guard, admission, endpoints: Arc::clone(&self.endpoints) };
+        tokio::spawn(tcp.serve(router(door), limits, stopped));
+        format!("http://{address}/mcp")
     }
 
     /// A legacy rig whose server has said that it can do `capabilities`.
@@ -104,7 +120,7 @@ impl Rig {
             let pipes = Pipes { generation, output, input, exited, closing: std::future::pending() };
             let outcome = child.serve(pipes, |_| ready.send(()).expect("the test waits for it")).await;
             if tells_ends.load(Ordering::Relaxed) {
-                child.down(generation);
+                child.down();
             }
             format!("{outcome:?}")
         });
