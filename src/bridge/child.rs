@@ -54,6 +54,9 @@ enum Phase {
     Starting,
     /// It can be asked.
     Live(Arc<Live>),
+    /// There is none any more. Whoever starts processes has yet to notice; what it says next is about this end, and no
+    /// attempt that has failed.
+    Ended,
     /// The next attempt waits. The number is another one after each failure.
     Down { attempts: u64 },
     /// It is not coming back.
@@ -371,7 +374,7 @@ impl Child {
         self.phase.send_if_modified(|phase| {
             let own = matches!(phase, Phase::Live(current) if current.generation == generation);
             if own {
-                *phase = Phase::Starting;
+                *phase = Phase::Ended;
             }
             own
         });
@@ -402,20 +405,26 @@ impl Child {
             return Ok(live);
         }
         let mut phase = self.phase.subscribe();
-        let failed_before = match &*phase.borrow_and_update() {
-            Phase::Down { attempts } => Some(*attempts),
-            _ => None,
+        let (mut ended, mut failed_before) = match &*phase.borrow_and_update() {
+            Phase::Down { attempts } => (false, Some(*attempts)),
+            // That it has ended is known here first, by the pipe or by the write that failed.
+            Phase::Ended | Phase::Live(_) => (true, None),
+            Phase::Resting | Phase::Starting | Phase::Gone => (false, None),
         };
-        if let Some(upstream) = self.upstream.get() {
-            upstream.demand();
-        }
+        self.demand();
         let settled = async {
             loop {
                 match &*phase.borrow_and_update() {
                     Phase::Live(live) if live.connection.is_open() => return Ok(Arc::clone(live)),
+                    Phase::Down { attempts } if ended => {
+                        // The demand above found a process that was thought to run, so it started nothing.
+                        (ended, failed_before) = (false, Some(*attempts));
+                        self.demand();
+                    }
                     Phase::Down { attempts } if Some(*attempts) != failed_before => return Err(unavailable()),
                     Phase::Gone => return Err(Refusal::ShuttingDown { sent: false }),
-                    Phase::Live(_) | Phase::Down { .. } | Phase::Resting | Phase::Starting => {}
+                    Phase::Starting => ended = false,
+                    Phase::Live(_) | Phase::Ended | Phase::Down { .. } | Phase::Resting => {}
                 }
                 if phase.changed().await.is_err() {
                     return Err(unavailable());
@@ -423,6 +432,12 @@ impl Child {
             }
         };
         tokio::time::timeout(self.limits.start_wait, settled).await.unwrap_or_else(|_| Err(unavailable()))
+    }
+
+    fn demand(&self) {
+        if let Some(upstream) = self.upstream.get() {
+            upstream.demand();
+        }
     }
 
     fn choice(&self) -> Choice {

@@ -1,5 +1,6 @@
 //! Legacy clients at a shared legacy server, whose every line is the test's own.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mcp_ferry::config::limits::Limits;
@@ -585,6 +586,24 @@ async fn a_crash_fails_what_was_in_flight_and_the_session_goes_on_with_the_next_
     assert_eq!(seen[2].0, "tools/call");
     assert_eq!(body(posted(next).await).await["result"], json!({"ok": true}));
     assert_eq!(stream.next().await.unwrap()["method"], "notifications/tools/list_changed", "lists may have changed");
+}
+
+#[tokio::test]
+async fn what_is_asked_before_the_crash_is_noticed_waits_for_the_next_process_too() {
+    let (mut rig, child) = rig().await;
+    let client = Client::new(&rig.url).initialize(json!({})).await;
+    rig.tells_ends.store(false, Ordering::Relaxed);
+    child.exit().await;
+    let next = posting(&client, call(json!(1), "again"));
+    assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
+    // To whoever starts processes that one still ran, so the wish came to nothing: it is said again.
+    rig.endpoint.child().down();
+    assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
+    let capabilities = json!({"tools": {"listChanged": true}, "logging": {}, "resources": {"subscribe": true}});
+    let mut child = rig.legacy_child(capabilities).await;
+    let request = child.read().await;
+    child.answer(&request, json!({"ok": true})).await;
+    assert_eq!(body(posted(next).await).await["result"], json!({"ok": true}));
 }
 
 #[tokio::test]
