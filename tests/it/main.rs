@@ -5,13 +5,14 @@
 mod common;
 
 mod architecture;
+mod bridge_faults;
 mod bridge_legacy;
 mod bridge_modern;
 mod bridge_resume;
 mod demo_server;
 mod front_door;
 mod official_sdk;
-mod review;
+
 mod supervision;
 mod support;
 mod try_command;

@@ -1,4 +1,4 @@
-//! What a critical reading of the bridge found, each with a test that failed before it was mended.
+//! What once went wrong, or could have: leaks, lockouts, hangs and losses, each with a test that failed before it was mended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ fn same_session(rig: &Rig, client: &Client) -> Client {
 }
 
 #[tokio::test]
-async fn r01_a_late_log_of_one_identity_does_not_reach_another() {
+async fn a_late_log_of_one_identity_does_not_reach_another() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let a = door(&rig, "a").await.initialize(json!({})).await;
     let answer = posting(&a, call(1, "secret"));
@@ -97,7 +97,7 @@ async fn r01_a_late_log_of_one_identity_does_not_reach_another() {
 }
 
 #[tokio::test]
-async fn r02_a_subscription_of_a_second_identity_closes_the_gate() {
+async fn a_subscription_of_a_second_identity_closes_the_gate() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let a = door(&rig, "a").await.initialize(json!({})).await;
     let b = door(&rig, "b").await.initialize(json!({})).await;
@@ -114,7 +114,7 @@ async fn r02_a_subscription_of_a_second_identity_closes_the_gate() {
 }
 
 #[tokio::test]
-async fn r03_an_answer_to_a_question_from_before_a_restart_of_ferry_answers_no_other_one() {
+async fn an_answer_to_a_question_from_before_a_restart_of_ferry_answers_no_other_one() {
     let mut numbers = Vec::new();
     let mut client: Option<Client> = None;
     for _ in 0..2 {
@@ -134,7 +134,7 @@ async fn r03_an_answer_to_a_question_from_before_a_restart_of_ferry_answers_no_o
 }
 
 #[tokio::test]
-async fn r04_a_question_that_names_the_task_of_an_ended_session_is_shown_to_nobody() {
+async fn a_question_that_names_the_task_of_an_ended_session_is_shown_to_nobody() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let a = Client::new(&rig.url).initialize(json!({"elicitation": {}})).await;
     let b = Client::new(&rig.url).initialize(json!({"elicitation": {}})).await;
@@ -154,7 +154,7 @@ async fn r04_a_question_that_names_the_task_of_an_ended_session_is_shown_to_nobo
 }
 
 #[tokio::test]
-async fn r05_bodies_that_never_come_lock_nobody_out() {
+async fn bodies_that_never_come_lock_nobody_out() {
     let (rig, _child) = Rig::legacy(capable(), Limits::default()).await;
     let mut silent = Vec::new();
     for _ in 0..4 {
@@ -169,7 +169,7 @@ async fn r05_bodies_that_never_come_lock_nobody_out() {
 }
 
 #[tokio::test]
-async fn r06_a_body_or_a_header_section_has_its_time() {
+async fn a_body_or_a_header_section_has_its_time() {
     let limits = Limits {
         header_timeout: Duration::from_millis(300),
         connection_idle: Duration::from_secs(8),
@@ -191,7 +191,7 @@ async fn r06_a_body_or_a_header_section_has_its_time() {
 }
 
 #[tokio::test]
-async fn r07_an_evicted_session_takes_its_subscriptions_along() {
+async fn an_evicted_session_takes_its_subscriptions_along() {
     let limits = Limits { max_sessions_per_identity: 1, ..Limits::default() };
     let (rig, mut child) = Rig::legacy(capable(), limits).await;
     let a = Client::new(&rig.url).initialize(json!({})).await;
@@ -205,7 +205,7 @@ async fn r07_an_evicted_session_takes_its_subscriptions_along() {
 }
 
 #[tokio::test]
-async fn r08_a_cancelled_request_is_no_work_in_flight() {
+async fn a_cancelled_request_is_no_work_in_flight() {
     let limits = Limits { max_inflight_per_identity: 1, ..Limits::default() };
     let (rig, mut child) = Rig::legacy(capable(), limits).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
@@ -219,7 +219,7 @@ async fn r08_a_cancelled_request_is_no_work_in_flight() {
 }
 
 #[tokio::test]
-async fn r09_a_closed_listen_stream_gives_its_place_back() {
+async fn a_closed_listen_stream_gives_its_place_back() {
     let limits = Limits { max_listens_per_identity: 1, ..Limits::default() };
     let (rig, mut child) = Rig::modern(json!({"prompts": {}}), limits).await;
     let client = Client::new(&rig.url);
@@ -233,7 +233,7 @@ async fn r09_a_closed_listen_stream_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn r10_a_subscription_that_is_not_answered_ends() {
+async fn a_subscription_that_is_not_answered_ends() {
     let limits = Limits { request_timeout: Duration::from_millis(300), ..Limits::default() };
     let (rig, mut child) = Rig::legacy(capable(), limits).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
@@ -243,7 +243,7 @@ async fn r10_a_subscription_that_is_not_answered_ends() {
 }
 
 #[tokio::test]
-async fn r11_a_start_that_fails_in_between_loses_no_subscription() {
+async fn a_start_that_fails_in_between_loses_no_subscription() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
     let subscribing = posting(&client, request(1, "resources/subscribe", json!({"uri": "file:///a"})));
@@ -260,7 +260,7 @@ async fn r11_a_start_that_fails_in_between_loses_no_subscription() {
 }
 
 #[tokio::test]
-async fn r12_what_was_cancelled_before_it_was_sent_is_not_sent() {
+async fn what_was_cancelled_before_it_was_sent_is_not_sent() {
     let limits = Limits { max_queue_lines: 1, queue_wait: Duration::from_secs(15), ..Limits::default() };
     let (rig, mut child) = Rig::legacy(capable(), limits).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
@@ -281,7 +281,7 @@ async fn r12_what_was_cancelled_before_it_was_sent_is_not_sent() {
 }
 
 #[tokio::test]
-async fn r13_a_verdict_that_does_not_help_any_more_is_dropped() {
+async fn a_verdict_that_does_not_help_any_more_is_dropped() {
     let rig = Rig::start(Choice::Probe, false, Limits::default()).await;
     let mut child = rig.child();
     let discover = child.read().await;
@@ -302,7 +302,7 @@ async fn r13_a_verdict_that_does_not_help_any_more_is_dropped() {
 }
 
 #[tokio::test]
-async fn r14_a_listen_is_renewed_under_a_token_of_ferrys_own() {
+async fn a_listen_is_renewed_under_a_token_of_ferrys_own() {
     let (rig, mut child) = Rig::modern(json!({"prompts": {}}), Limits::default()).await;
     let client = Client::new(&rig.url);
     let answer = listening(&client, json!(1), json!({"notifications": {}}), json!({"progressToken": 77}));
@@ -325,7 +325,7 @@ async fn r14_a_listen_is_renewed_under_a_token_of_ferrys_own() {
 }
 
 #[tokio::test]
-async fn r15_a_renewed_listen_that_is_never_acknowledged_ends() {
+async fn a_renewed_listen_that_is_never_acknowledged_ends() {
     let limits =
         Limits { listen_ack: Duration::from_millis(200), relisten: Duration::from_millis(500), ..Limits::default() };
     let (rig, mut child) = Rig::modern(json!({"prompts": {}}), limits).await;
@@ -348,7 +348,7 @@ async fn r15_a_renewed_listen_that_is_never_acknowledged_ends() {
 }
 
 #[tokio::test]
-async fn r16_a_listen_stream_that_nobody_reads_is_bounded() {
+async fn a_listen_stream_that_nobody_reads_is_bounded() {
     let limits = Limits { max_outbound: 8, ..Limits::default() };
     let (rig, mut child) = Rig::modern(json!({"resources": {}}), limits).await;
     let client = Client::new(&rig.url);
@@ -373,7 +373,7 @@ async fn r16_a_listen_stream_that_nobody_reads_is_bounded() {
 }
 
 #[tokio::test]
-async fn r17_a_session_revived_while_the_server_starts_is_told_to_look_again() {
+async fn a_session_revived_while_the_server_starts_is_told_to_look_again() {
     let (rig, _child) = Rig::legacy(capable(), Limits::default()).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
     // ferry restarts.
@@ -385,7 +385,7 @@ async fn r17_a_session_revived_while_the_server_starts_is_told_to_look_again() {
 }
 
 #[tokio::test]
-async fn r18_an_answered_question_leaves_no_task_behind() {
+async fn an_answered_question_leaves_no_task_behind() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let client = Client::new(&rig.url).initialize(json!({"elicitation": {}})).await;
     let answer = posting(&client, call(1, "ask"));
@@ -412,7 +412,7 @@ async fn r18_an_answered_question_leaves_no_task_behind() {
 }
 
 #[tokio::test]
-async fn r19_a_flood_of_levels_leaves_no_tasks_behind() {
+async fn a_flood_of_levels_leaves_no_tasks_behind() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
     client.post(request(1, "logging/setLevel", json!({"level": "debug"}))).await;
@@ -428,7 +428,7 @@ async fn r19_a_flood_of_levels_leaves_no_tasks_behind() {
 }
 
 #[tokio::test]
-async fn r21_list_changed_carries_nothing_from_one_to_the_others() {
+async fn list_changed_carries_nothing_from_one_to_the_others() {
     let (rig, mut child) = Rig::legacy(capable(), Limits::default()).await;
     let _a = Client::new(&rig.url).initialize(json!({})).await;
     let b = Client::new(&rig.url).initialize(json!({})).await;
@@ -446,7 +446,7 @@ async fn r21_list_changed_carries_nothing_from_one_to_the_others() {
 }
 
 #[tokio::test]
-async fn r22_a_stream_opened_after_the_end_of_all_streams_ends() {
+async fn a_stream_opened_after_the_end_of_all_streams_ends() {
     let (rig, _child) = Rig::legacy(capable(), Limits::default()).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
     rig.endpoint.end_streams();
@@ -455,7 +455,7 @@ async fn r22_a_stream_opened_after_the_end_of_all_streams_ends() {
 }
 
 #[tokio::test]
-async fn r23_a_listen_stream_without_a_server_ends_with_ferry() {
+async fn a_listen_stream_without_a_server_ends_with_ferry() {
     let (rig, mut child) = Rig::modern(json!({"prompts": {}}), Limits::default()).await;
     let client = Client::new(&rig.url);
     let answer = listening(&client, json!(1), json!({"notifications": {}}), json!({}));
@@ -471,7 +471,7 @@ async fn r23_a_listen_stream_without_a_server_ends_with_ferry() {
 }
 
 #[tokio::test]
-async fn r24_the_acknowledgement_is_the_first_event_of_a_listen_stream() {
+async fn the_acknowledgement_is_the_first_event_of_a_listen_stream() {
     let (rig, mut child) = Rig::modern(json!({"prompts": {}}), Limits::default()).await;
     let client = Client::new(&rig.url);
     let answer = listening(&client, json!(1), json!({"notifications": {}}), json!({}));
@@ -483,7 +483,7 @@ async fn r24_the_acknowledgement_is_the_first_event_of_a_listen_stream() {
 }
 
 #[tokio::test]
-async fn r25_tools_that_change_while_they_are_read_are_read_again() {
+async fn tools_that_change_while_they_are_read_are_read_again() {
     let (_rig, mut child) = Rig::modern(json!({"tools": {"listChanged": true}}), Limits::default()).await;
     child.notify("notifications/tools/list_changed", json!({})).await;
     let reading = child.read().await;
@@ -494,7 +494,7 @@ async fn r25_tools_that_change_while_they_are_read_are_read_again() {
 }
 
 #[tokio::test]
-async fn r26_no_legacy_request_reaches_a_modern_server() {
+async fn no_legacy_request_reaches_a_modern_server() {
     let (rig, _child) = Rig::legacy(capable(), Limits::default()).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
     let (rig, mut child) = Rig::modern(json!({"resources": {}, "logging": {}}), Limits::default()).await;
@@ -505,7 +505,7 @@ async fn r26_no_legacy_request_reaches_a_modern_server() {
 }
 
 #[tokio::test]
-async fn r27_sessions_end_when_their_server_changes_its_era() {
+async fn sessions_end_when_their_server_changes_its_era() {
     let rig = Rig::start(Choice::Probe, false, Limits::default()).await;
     let mut child = rig.child();
     let discover = child.read().await;
@@ -529,7 +529,7 @@ async fn r27_sessions_end_when_their_server_changes_its_era() {
 
 /// Run it alone.
 #[tokio::test]
-async fn r30_an_unanswered_list_of_tools_delays_no_call_for_long() {
+async fn an_unanswered_list_of_tools_delays_no_call_for_long() {
     let rig = Rig::start(Choice::Modern, false, Limits::default()).await;
     let mut child = rig.child();
     let discover = child.read().await;
@@ -563,7 +563,7 @@ async fn r30_an_unanswered_list_of_tools_delays_no_call_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r31_a_listen_is_renewed_once() {
+async fn a_listen_is_renewed_once() {
     let limits = Limits { max_queue_lines: 1, queue_wait: Duration::from_secs(15), ..Limits::default() };
     let (rig, mut child) = Rig::modern(json!({"prompts": {}}), limits).await;
     let client = Client::new(&rig.url);
@@ -597,7 +597,7 @@ async fn r31_a_listen_is_renewed_once() {
 }
 
 #[tokio::test]
-async fn r32_a_session_that_waits_for_its_server_is_not_evicted() {
+async fn a_session_that_waits_for_its_server_is_not_evicted() {
     let (rig, _child) = Rig::legacy(capable(), Limits::default()).await;
     let a = Client::new(&rig.url).initialize(json!({})).await;
     let b = Client::new(&rig.url).initialize(json!({})).await;
@@ -617,7 +617,7 @@ async fn r32_a_session_that_waits_for_its_server_is_not_evicted() {
 }
 
 #[tokio::test]
-async fn r33_an_overlong_request_of_the_server_ends_no_call() {
+async fn an_overlong_request_of_the_server_ends_no_call() {
     let limits = Limits { max_message_bytes: 20_000, ..Limits::default() };
     let (rig, mut child) = Rig::legacy(capable(), limits).await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
@@ -636,7 +636,7 @@ async fn r33_an_overlong_request_of_the_server_ends_no_call() {
 }
 
 #[tokio::test]
-async fn r34_a_call_whose_user_is_being_asked_is_not_idle() {
+async fn a_call_whose_user_is_being_asked_is_not_idle() {
     let limits = Limits { request_timeout: Duration::from_millis(800), ..Limits::default() };
     let (rig, mut child) = Rig::legacy(capable(), limits).await;
     let client = Client::new(&rig.url).initialize(json!({"elicitation": {}})).await;
