@@ -68,10 +68,9 @@ pub(super) fn of_unknown<Owner: PartialEq + Clone>(
     if !gate_open {
         return None;
     }
-    only_session.or_else(|| {
-        let (first, rest) = in_flight.split_first()?;
-        rest.iter().all(|seen| seen.owner == first.owner).then(|| first.owner.clone())
-    })
+    let owner = only_session.or_else(|| in_flight.first().map(|first| first.owner.clone()))?;
+    // One of an ended session counts: its server may still speak of it.
+    in_flight.iter().all(|seen| seen.owner == owner).then_some(owner)
 }
 
 #[cfg(test)]
@@ -124,6 +123,7 @@ mod tests {
             (&[a, list][..], None, true, None),
             (&[a, a], None, true, Some("a")),
             (&[], Some("a"), true, Some("a")),
+            (&[list], Some("a"), true, None),
             (&[], None, true, None),
             (&[a], Some("a"), false, None),
         ] {

@@ -4,7 +4,7 @@
 //! predecessor was (log level, subscriptions), and watched until it ends. Requests wait in [`Child::live`] for that.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::exchange::{Exchange, Overdue, unavailable};
 use super::level::Level;
 use super::methods;
 use super::refusal::Refusal;
+use super::relay::modern_child::ToolList;
 use super::relay::modern_to_modern::ToolHeaders;
 use super::relay::{legacy_child, modern_child};
 use super::reply::{Finish, Json, Keep};
@@ -53,7 +54,10 @@ enum Phase {
     Starting,
     /// It can be asked.
     Live(Arc<Live>),
-    /// This many attempts have failed so far; the next one waits.
+    /// There is none any more. Whoever starts processes has yet to notice; what it says next is about this end, and no
+    /// attempt that has failed.
+    Ended,
+    /// The next attempt waits. The number is another one after each failure.
     Down { attempts: u64 },
     /// It is not coming back.
     Gone,
@@ -67,21 +71,27 @@ pub struct Child {
     pub(super) sessions: Arc<Sessions>,
     upstream: OnceLock<Arc<dyn Upstream>>,
     phase: watch::Sender<Phase>,
+    failures: AtomicU64,
     memory: Mutex<Memory>,
     /// Known again after the next process has started.
     subscriptions: Mutex<HashMap<String, Subscription>>,
     tasks: Mutex<Remembered<TaskOwner>>,
+    /// A lower log level is waiting to be told.
+    lowering: AtomicBool,
     /// Which session was shown which URL elicitation.
     shown: Mutex<Remembered<Weak<Session>>>,
 }
 
 /// What one process has taught about the next.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not depend on each other")]
 struct Memory {
     /// It ended when it was asked `server/discover`: do not ask.
     ends_on_probe: bool,
     /// It ended when it was asked `initialize`: ask `server/discover` only.
     ends_on_initialize: bool,
+    /// The era that the next process is expected to be in.
+    verdict: Option<Era>,
     /// The era that the last process was opened in.
     era: Option<Era>,
     /// What the last process declared.
@@ -89,6 +99,8 @@ struct Memory {
     /// The level the server was last told.
     level: Option<Level>,
     started: bool,
+    /// A process is being greeted.
+    greeting: bool,
 }
 
 /// Subscribers to one resource, and what became of the one subscription at the server.
@@ -177,9 +189,7 @@ pub(super) struct Live {
     pub(super) busy: Notify,
     /// Which tool arguments are mirrored in headers.
     pub(super) tool_headers: Mutex<ToolHeaders>,
-    /// One reader of the list of tools at a time, and how often it was read.
-    pub(super) reading_tools: tokio::sync::Mutex<()>,
-    pub(super) tools_read: AtomicU64,
+    pub(super) tool_list: ToolList,
     gate: Mutex<Gate>,
 }
 
@@ -199,6 +209,15 @@ impl Live {
             Gate::Nobody => *gate = Gate::One(identity.clone()),
             Gate::One(known) if known != identity => *gate = Gate::Several,
             Gate::One(_) | Gate::Several => {}
+        }
+    }
+
+    /// Whether everything it has served came from this identity, or nothing was served yet.
+    pub(super) fn serves_only(&self, identity: &Identity) -> bool {
+        match &*self.gate.lock().expect("nothing panics while it holds the gate") {
+            Gate::Nobody => true,
+            Gate::One(known) => known == identity,
+            Gate::Several => false,
         }
     }
 
@@ -247,10 +266,12 @@ impl Child {
             sessions,
             upstream: OnceLock::new(),
             phase: watch::Sender::new(Phase::Resting),
+            failures: AtomicU64::new(0),
             memory: Mutex::default(),
             subscriptions: Mutex::default(),
             tasks: Mutex::default(),
             shown: Mutex::default(),
+            lowering: AtomicBool::new(false),
         })
     }
 
@@ -275,9 +296,14 @@ impl Child {
         });
     }
 
-    /// Notes that no process could be started, or none became ready; `attempts` grows with each.
-    pub fn down(&self, attempts: u64) {
-        self.phase.send_replace(Phase::Down { attempts });
+    /// Notes that no process could be started, or that the last one is gone and the next one waits.
+    ///
+    /// Not while one is being greeted: what came of that, and whether another way is tried, is known only afterwards.
+    pub fn down(&self) {
+        if !self.memory().greeting {
+            let attempts = self.failures.fetch_add(1, Ordering::Relaxed);
+            self.phase.send_replace(Phase::Down { attempts });
+        }
     }
 
     /// Notes that there will be no process any more.
@@ -315,7 +341,10 @@ impl Child {
             leaving.close_input();
         });
         let choice = self.choice();
-        let opened = match probe::open(&connection, &self.opening(choice)).await {
+        self.memory().greeting = true;
+        let opened = probe::open(&connection, &self.opening(choice)).await;
+        self.memory().greeting = false;
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // The pump ends with the process, which is of no use any more.
@@ -331,8 +360,7 @@ impl Child {
             connection,
             busy: Notify::new(),
             tool_headers: Mutex::default(),
-            reading_tools: tokio::sync::Mutex::default(),
-            tools_read: AtomicU64::new(0),
+            tool_list: ToolList::default(),
             gate: Mutex::new(Gate::Nobody),
         });
         let _ = ears.live.set(Arc::clone(&live));
@@ -346,7 +374,7 @@ impl Child {
         self.phase.send_if_modified(|phase| {
             let own = matches!(phase, Phase::Live(current) if current.generation == generation);
             if own {
-                *phase = Phase::Starting;
+                *phase = Phase::Ended;
             }
             own
         });
@@ -357,7 +385,15 @@ impl Child {
     /// The process that can be asked now.
     pub(super) fn current(&self) -> Option<Arc<Live>> {
         match &*self.phase.borrow() {
-            Phase::Live(live) if !live.connection.is_closed() => Some(Arc::clone(live)),
+            Phase::Live(live) if live.connection.is_open() => Some(Arc::clone(live)),
+            _ => None,
+        }
+    }
+
+    /// The process that was opened last and has not ended, asked to leave or not.
+    fn last(&self) -> Option<Arc<Live>> {
+        match &*self.phase.borrow() {
+            Phase::Live(live) => Some(Arc::clone(live)),
             _ => None,
         }
     }
@@ -369,20 +405,26 @@ impl Child {
             return Ok(live);
         }
         let mut phase = self.phase.subscribe();
-        let failed_before = match &*phase.borrow_and_update() {
-            Phase::Down { attempts } => Some(*attempts),
-            _ => None,
+        let (mut ended, mut failed_before) = match &*phase.borrow_and_update() {
+            Phase::Down { attempts } => (false, Some(*attempts)),
+            // That it has ended is known here first, by the pipe or by the write that failed.
+            Phase::Ended | Phase::Live(_) => (true, None),
+            Phase::Resting | Phase::Starting | Phase::Gone => (false, None),
         };
-        if let Some(upstream) = self.upstream.get() {
-            upstream.demand();
-        }
+        self.demand();
         let settled = async {
             loop {
                 match &*phase.borrow_and_update() {
-                    Phase::Live(live) if !live.connection.is_closed() => return Ok(Arc::clone(live)),
+                    Phase::Live(live) if live.connection.is_open() => return Ok(Arc::clone(live)),
+                    Phase::Down { attempts } if ended => {
+                        // The demand above found a process that was thought to run, so it started nothing.
+                        (ended, failed_before) = (false, Some(*attempts));
+                        self.demand();
+                    }
                     Phase::Down { attempts } if Some(*attempts) != failed_before => return Err(unavailable()),
                     Phase::Gone => return Err(Refusal::ShuttingDown { sent: false }),
-                    Phase::Live(_) | Phase::Down { .. } | Phase::Resting | Phase::Starting => {}
+                    Phase::Starting => ended = false,
+                    Phase::Live(_) | Phase::Ended | Phase::Down { .. } | Phase::Resting => {}
                 }
                 if phase.changed().await.is_err() {
                     return Err(unavailable());
@@ -392,13 +434,19 @@ impl Child {
         tokio::time::timeout(self.limits.start_wait, settled).await.unwrap_or_else(|_| Err(unavailable()))
     }
 
+    fn demand(&self) {
+        if let Some(upstream) = self.upstream.get() {
+            upstream.demand();
+        }
+    }
+
     fn choice(&self) -> Choice {
         let memory = self.memory();
-        match (self.sharing.era, memory.era) {
+        match (self.sharing.era, memory.verdict) {
             (Choice::Probe | Choice::PreferLegacy, _) if memory.ends_on_probe => Choice::Legacy,
             (Choice::PreferLegacy, _) if memory.ends_on_initialize => Choice::Modern,
             // A server that was legacy is greeted as such: the probe costs old SDKs a page of their log.
-            (Choice::Probe, Some(Era::Legacy)) => Choice::PreferLegacy,
+            (Choice::Probe, Some(Era::Legacy)) if !memory.ends_on_initialize => Choice::PreferLegacy,
             (chosen, _) => chosen,
         }
     }
@@ -425,7 +473,9 @@ impl Child {
             OpenError::EndedOnInitialize => memory.ends_on_initialize = true,
             // What was learnt did not help: the server may have changed. Begin anew.
             _ => {
-                *memory = Memory { level: memory.level, capabilities: memory.capabilities.take(), ..Memory::default() }
+                memory.ends_on_probe = false;
+                memory.ends_on_initialize = false;
+                memory.verdict = None;
             }
         }
     }
@@ -438,13 +488,10 @@ impl Child {
             let era_changed = memory.era.is_some_and(|era| era != live.opened.era);
             let lost = memory.capabilities.as_ref().is_some_and(|before| !before.is_subset(&names)) || era_changed;
             memory.era = Some(live.opened.era);
+            memory.verdict = memory.era;
             memory.capabilities = Some(names);
             (std::mem::replace(&mut memory.started, true), lost, memory.level)
         };
-        if live.opened.era == Era::Modern {
-            modern_child::learn_tools(live);
-            return;
-        }
         if lost {
             tracing::warn!("the server can do less than before its restart; its sessions are ended");
             let ended = self.sessions.end_all();
@@ -452,13 +499,25 @@ impl Child {
                 self.forget_session(&session);
             }
         }
+        if live.opened.era == Era::Modern {
+            return modern_child::learn_tools(live);
+        }
+        // Whatever changed while nobody listened. Before the first start there are revived sessions only.
+        for session in self.sessions.all() {
+            Self::hint_lists(&session, live);
+        }
         if !restarted {
             return;
         }
         if let Some(level) = level.filter(|_| live.facts.declares(&["logging"])) {
             tell_level(live, level);
         }
-        let uris: Vec<String> = self.subscriptions().keys().cloned().collect();
+        let uris: Vec<String> = {
+            let subscriptions = self.subscriptions();
+            let subscribers = subscriptions.values().flat_map(|subscription| &subscription.sessions);
+            subscribers.filter_map(Weak::upgrade).for_each(|session| live.admit(&session.identity));
+            subscriptions.keys().cloned().collect()
+        };
         for uri in uris {
             let (connection, params) = (live.connection.clone(), uri_params(&uri));
             tokio::spawn(async move {
@@ -467,10 +526,6 @@ impl Child {
                     tracing::warn!("a subscription could not be renewed after the server's restart");
                 }
             });
-        }
-        // Whatever changed while nobody listened.
-        for session in self.sessions.all() {
-            Self::hint_lists(&session, live);
         }
     }
 
@@ -485,22 +540,43 @@ impl Child {
     /// Ends what has taken too long, as long as the process lives.
     async fn watch_deadlines(self: &Arc<Self>, live: &Arc<Live>) -> std::convert::Infallible {
         const FINEST: Duration = Duration::from_millis(20);
-        let shortest = self.limits.request_timeout.min(self.limits.detached_ttl).min(self.limits.listen_ack);
+        let limits = &self.limits;
+        let shortest = limits.request_timeout.min(limits.detached_ttl).min(limits.listen_ack).min(limits.s2c_timeout);
         let tick = (shortest / 8).clamp(FINEST, Duration::from_secs(1));
         loop {
-            if live.connection.in_flight() == 0 {
+            let sessions = self.sessions.all();
+            if live.connection.in_flight() == 0 && !sessions.iter().any(|session| session.is_asked(live.generation)) {
+                drop(sessions);
                 live.busy.notified().await;
+                continue;
             }
             tokio::time::sleep(tick).await;
             let now = Instant::now();
+            for session in sessions {
+                legacy_child::end_unanswered(live, &session, now);
+            }
             let mut overdue = Vec::new();
-            live.connection.each(|_, exchange, cancelled| {
+            live.connection.each(|number, exchange, cancelled| {
+                // Whose user is being asked is not idle; the question has a time of its own.
+                let asking = exchange.session().is_some_and(|session| session.is_asking(live.generation, number));
+                if asking && !exchange.is_deserted() {
+                    exchange.sign();
+                }
                 if !cancelled && let Some(why) = exchange.overdue(now, &self.limits) {
                     overdue.push((Arc::clone(exchange), why));
                 }
             });
             for (exchange, why) in overdue {
+                if let (Some(session), Some((_, number))) = (exchange.session(), exchange.upstream()) {
+                    legacy_child::withdraw(session, number);
+                }
                 match why {
+                    Overdue::TimedOut if exchange.is_acknowledged() => {
+                        exchange.cancel_with(
+                            "not acknowledged",
+                            Finish::Ready(modern_child::listen_result(&exchange.asking.id)),
+                        );
+                    }
                     Overdue::Abandoned => exchange.cancel("the client is gone", Refusal::Cancelled),
                     Overdue::TimedOut => {
                         tracing::warn!(method = exchange.asking.method, "the server did not answer in time");
@@ -577,10 +653,15 @@ impl Child {
         owner.is_some_and(|owner| owner.session == session.id && owner.identity == session.identity)
     }
 
+    /// Whether it is known whose a task is, or was.
+    pub(super) fn knows_task(&self, task: &str) -> bool {
+        self.tasks().get(task, self.limits.task_memory).is_some()
+    }
+
     /// The open session that owns a task.
     pub(super) fn task_owner(&self, task: &str) -> Option<Arc<Session>> {
         let owner = self.tasks().get(task, self.limits.task_memory)?.clone();
-        self.sessions.find(&owner.identity, &owner.session).ok().map(|found| found.session)
+        self.sessions.get(&owner.session).filter(|session| session.identity == owner.identity)
     }
 
     /// Subscribes a session to a resource; the server is asked once for all of them.
@@ -590,6 +671,7 @@ impl Child {
         session: &Arc<Session>,
         uri: &str,
     ) -> Result<(), Bytes> {
+        live.admit(&session.identity);
         let mut outcome = {
             let mut subscriptions = self.subscriptions();
             if let Some(known) = subscriptions.get_mut(uri) {
@@ -604,7 +686,10 @@ impl Child {
                 subscriptions.insert(uri.to_owned(), entry);
                 let (child, connection, uri) = (Arc::clone(self), live.connection.clone(), uri.to_owned());
                 tokio::spawn(async move {
-                    let result = subscribed(connection.call(methods::RESOURCES_SUBSCRIBE, &uri_params(&uri)).await);
+                    let params = uri_params(&uri);
+                    let asked = connection.call(methods::RESOURCES_SUBSCRIBE, &params);
+                    let end = tokio::time::timeout(child.limits.request_timeout, asked).await;
+                    let result = subscribed(end.unwrap_or(End::Closed));
                     if result.is_err() {
                         child.subscriptions().remove(&uri);
                     }
@@ -655,11 +740,15 @@ impl Child {
 
     /// Less is wanted now; somebody may come back for more, so the server is told only after a while.
     fn lower_level_later(self: &Arc<Self>) {
+        if self.lowering.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let child = Arc::downgrade(self);
         let linger = self.limits.log_level_linger;
         tokio::spawn(async move {
             tokio::time::sleep(linger).await;
             let Some(child) = child.upgrade() else { return };
+            child.lowering.store(false, Ordering::Release);
             let (Some(wanted), Some(live)) = (child.wanted_level(), child.current()) else { return };
             {
                 let mut memory = child.memory();
@@ -713,21 +802,35 @@ impl Child {
     /// Keeps a listen stream for the next process. Returns whether it is kept.
     pub(super) fn listen_again(self: &Arc<Self>, exchange: &Exchange) -> bool {
         let Some(exchange) = exchange.this() else { return false };
+        if !exchange.renewal_begins() {
+            return true;
+        }
         let child = Arc::clone(self);
         tokio::spawn(async move {
             let again = async {
-                while !exchange.is_deserted() {
+                while !exchange.is_deserted() && !exchange.reply.is_over() {
                     // The next process, where this one is known to be closed.
-                    if let Ok(live) = child.live().await
-                        && modern_child::listen_again(&live, &exchange).await
-                    {
-                        return;
+                    match child.live().await {
+                        Ok(live) if live.opened.era != Era::Modern => {
+                            exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                            return;
+                        }
+                        Ok(live) => {
+                            if modern_child::listen_again(&live, &exchange).await && exchange.renewal_ends() {
+                                return;
+                            }
+                        }
+                        Err(Refusal::ShuttingDown { .. }) => {
+                            exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                            return;
+                        }
+                        Err(_) => {}
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             };
             if tokio::time::timeout(child.limits.relisten, again).await.is_err() {
-                exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
             }
         });
         true
@@ -738,10 +841,10 @@ impl Child {
         for session in self.sessions.all() {
             session.standalone.close();
         }
-        let Some(live) = self.current() else { return };
+        let Some(live) = self.last() else { return };
         live.connection.each(|_, exchange, _| {
             if exchange.asking.listen.is_some() {
-                exchange.reply.finish(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(modern_child::listen_result(&exchange.asking.id)));
             }
         });
     }
@@ -749,7 +852,7 @@ impl Child {
     /// Requests that wait for this server.
     pub(super) fn in_flight(&self) -> usize {
         let mut count = 0;
-        if let Some(live) = self.current() {
+        if let Some(live) = self.last() {
             live.connection.each(|_, exchange, cancelled| {
                 count += usize::from(!cancelled && exchange.asking.listen.is_none());
             });
@@ -826,7 +929,7 @@ pub(super) fn withdrawal(number: u64, reason: &str) -> Json {
 pub(super) fn deliver(session: &Session, exchange: Option<&Arc<Exchange>>, class: Class, json: Json) -> bool {
     match exchange {
         Some(exchange) if exchange.can_stream() => {
-            let keep = if class == Class::Log { Keep::IfRoom } else { Keep::Always };
+            let keep = if matches!(class, Class::Question(_)) { Keep::Always } else { Keep::IfRoom };
             exchange.reply.push(json, keep);
             true
         }

@@ -8,6 +8,7 @@ use super::exchange::Permits;
 use super::seal::Sealer;
 use super::session_id::SessionIds;
 use super::sessions::Sessions;
+use super::sse::OlderDoors;
 use crate::config::limits::Limits;
 
 /// What the configuration says of one endpoint.
@@ -48,6 +49,7 @@ pub struct Endpoint {
     pub(super) child: Arc<Child>,
     pub(super) permits: Arc<Permits>,
     pub(super) listens: Arc<Permits>,
+    pub(super) older_doors: OlderDoors,
 }
 
 impl Endpoint {
@@ -65,6 +67,7 @@ impl Endpoint {
             child,
             permits: Arc::default(),
             listens: Arc::default(),
+            older_doors: OlderDoors::default(),
         })
     }
 
@@ -75,9 +78,14 @@ impl Endpoint {
 
     /// Frees sessions that nobody uses, for as long as it runs.
     pub async fn expire_sessions(self: Arc<Self>) {
-        let mut tick = tokio::time::interval((self.limits.session_idle / 8).max(std::time::Duration::from_millis(20)));
+        let mut tick = tokio::time::interval(
+            (self.limits.session_idle.min(self.limits.replay_kept) / 8).max(std::time::Duration::from_millis(20)),
+        );
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => self.sessions.expire_streams(false),
+                () = self.sessions.short_of_room() => self.sessions.expire_streams(true),
+            }
             for session in self.sessions.expire() {
                 tracing::debug!(client = session.client, "an idle session was freed");
                 self.child.forget_session(&session);

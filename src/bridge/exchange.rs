@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,10 +18,11 @@ use super::auth::Identity;
 use super::child::{Child, Facts, Live};
 use super::level::Level;
 use super::refusal::Refusal;
+use super::replay::{EventId, Track, opening};
 use super::reply::{Finish, First, Json, Keep, Reply};
 use super::seal::{Place, Sealer};
 use super::sessions::Session;
-use super::stream::{Body, Source, event_stream, json};
+use super::stream::{Body, Event, OK, Source, event_stream, json};
 use crate::config::limits::Limits;
 use crate::mcp::connection::{Connection, End, Exchange as InFlight};
 use crate::mcp::envelope::Message;
@@ -97,7 +98,26 @@ pub(super) struct Exchange {
     clock: Mutex<Clock>,
     upstream: Mutex<Option<(Connection<Exchange>, u64)>>,
     this: Weak<Exchange>,
-    _permits: Vec<Permit>,
+    /// The stream that its client reads, once there is one.
+    track: Mutex<Weak<Track>>,
+    /// What it occupies until its end is known, read or not.
+    occupied: Mutex<Option<(Vec<Permit>, Option<InUse>)>>,
+}
+
+/// A session in use.
+struct InUse(Arc<Session>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("method", &self.asking.method).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -109,8 +129,12 @@ struct Clock {
     detached: Option<Instant>,
     /// A listen stream: the server has acknowledged it.
     acknowledged: bool,
+    /// A listen stream: since when this process has owed its acknowledgement.
+    awaiting_ack: Option<Instant>,
     /// How much the server had said when the request was sent.
     heard_before: u64,
+    /// Somebody is sending it again.
+    renewing: bool,
 }
 
 /// Why a request must end now.
@@ -124,9 +148,13 @@ pub(super) enum Overdue {
 
 impl Exchange {
     pub(super) fn new(asking: Asking, child: &Arc<Child>, permits: Vec<Permit>, limits: &Limits) -> Arc<Self> {
-        if let Owner::Session(session) = &asking.owner {
-            session.in_flight.fetch_add(1, Ordering::Relaxed);
-        }
+        let in_use = match &asking.owner {
+            Owner::Session(session) => {
+                session.in_flight.fetch_add(1, Ordering::Relaxed);
+                Some(InUse(Arc::clone(session)))
+            }
+            Owner::Request => None,
+        };
         let now = Instant::now();
         Arc::new_cyclic(|this| Self {
             asking,
@@ -138,10 +166,13 @@ impl Exchange {
                 last_sign: now,
                 detached: None,
                 acknowledged: false,
+                awaiting_ack: Some(now),
                 heard_before: 0,
+                renewing: false,
             }),
             upstream: Mutex::new(None),
-            _permits: permits,
+            track: Mutex::default(),
+            occupied: Mutex::new(Some((permits, in_use))),
         })
     }
 
@@ -186,11 +217,41 @@ impl Exchange {
 
     /// Cancels it at the server and ends it with `refusal`.
     pub(super) fn cancel(&self, reason: &str, refusal: Refusal) {
+        self.cancel_with(reason, Finish::Ferry(refusal));
+    }
+
+    /// Cancels it at the server and ends it.
+    pub(super) fn cancel_with(&self, reason: &str, finish: Finish) {
         if let Some((connection, id)) = self.upstream()
             && connection.cancel(id, Some(reason))
         {
-            self.reply.finish(Finish::Ferry(refusal));
+            // It is remembered for what the server may still say of it, but it is no work any more.
+            self.end(finish);
         }
+    }
+
+    /// A listen stream was sent to another process: it is to be acknowledged anew.
+    pub(super) fn owes_ack(&self) {
+        self.clock().awaiting_ack = Some(Instant::now());
+    }
+
+    /// A sign of life.
+    pub(super) fn sign(&self) {
+        self.clock().last_sign = Instant::now();
+    }
+
+    /// Whether the caller is the one to send it again: nobody else is about to, and it is lost indeed.
+    ///
+    /// The end of an older process may be told late, when a newer one has it already.
+    pub(super) fn renewal_begins(&self) -> bool {
+        let lost = self.upstream().is_none_or(|(connection, _)| connection.is_closed());
+        lost && !std::mem::replace(&mut self.clock().renewing, true)
+    }
+
+    /// It was sent again. Whether that is the end of it; if not, the caller goes on: that process has ended already.
+    pub(super) fn renewal_ends(&self) -> bool {
+        self.clock().renewing = false;
+        !self.renewal_begins()
     }
 
     /// Whether it must end now, and why.
@@ -200,7 +261,7 @@ impl Exchange {
             return Some(Overdue::Abandoned);
         }
         if self.asking.listen.is_some() {
-            let late = !clock.acknowledged && now.duration_since(clock.started) >= limits.listen_ack;
+            let late = clock.awaiting_ack.is_some_and(|since| now.duration_since(since) >= limits.listen_ack);
             return late.then_some(Overdue::TimedOut);
         }
         if self.asking.unhurried {
@@ -218,7 +279,9 @@ impl Exchange {
 
     /// Notes that a listen stream was acknowledged; returns whether it was so before.
     pub(super) fn acknowledge(&self) -> bool {
-        std::mem::replace(&mut self.clock().acknowledged, true)
+        let mut clock = self.clock();
+        clock.awaiting_ack = None;
+        std::mem::replace(&mut clock.acknowledged, true)
     }
 
     /// Whether a listen stream was acknowledged.
@@ -226,11 +289,53 @@ impl Exchange {
         self.clock().acknowledged
     }
 
+    /// Ends it, whether anybody reads that or not.
+    pub(super) fn end(&self, finish: Finish) {
+        if !self.reply.finish(finish) {
+            return;
+        }
+        drop(self.occupied.lock().expect("nothing panics while it holds this").take());
+        if self.is_deserted() {
+            self.settle();
+        }
+    }
+
     /// Its client is gone.
     fn lost_client(&self) {
         self.clock().detached = Some(Instant::now());
-        if matches!(self.asking.owner, Owner::Request) {
-            self.cancel("the client closed the request", Refusal::Cancelled);
+        match self.asking.owner {
+            Owner::Session(_) if self.reply.is_over() => self.settle(),
+            Owner::Session(_) => {}
+            Owner::Request => self.cancel("the client closed the request", Refusal::Cancelled),
+        }
+    }
+
+    /// Its client is back, on a stream that goes on.
+    pub(super) fn found_client(&self) {
+        self.clock().detached = None;
+    }
+
+    /// Moves an end that nobody reads to where a client that comes back will find it, within the bounds there.
+    fn settle(&self) {
+        let track = self.track.lock().expect("nothing panics while it holds this").upgrade();
+        let (Some(session), Some(track)) = (self.session(), track) else { return };
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(next) = self.reply.poll_next(&mut context) {
+            match next {
+                Ok(json) => drop(session.tracks.note(&track, &json, false)),
+                Err(finish) => {
+                    session.tracks.note(&track, &self.in_band(finish), true);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The end as a message under a status that is already sent.
+    fn in_band(&self, finish: Finish) -> Json {
+        match self.words(finish) {
+            Words::Json(_, json) => json,
+            Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.asking.id)))],
         }
     }
 
@@ -249,15 +354,6 @@ impl Exchange {
 
     fn clock(&self) -> MutexGuard<'_, Clock> {
         self.clock.lock().expect("nothing panics while it holds a clock")
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if let Owner::Session(session) = &self.asking.owner {
-            session.in_flight.fetch_sub(1, Ordering::Relaxed);
-            session.touch();
-        }
     }
 }
 
@@ -286,7 +382,7 @@ impl InFlight for Exchange {
                 return;
             }
         }
-        self.reply.finish(Finish::Upstream(end));
+        self.end(Finish::Upstream(end));
     }
 }
 
@@ -323,39 +419,50 @@ pub(super) struct Terms {
     pub(super) keep_alive: Duration,
 }
 
-/// Sends a request to a server and answers its client as soon as there is something to tell.
+/// A request that has begun: its answer is here, or will be.
+pub(super) enum Begun {
+    /// ferry has answered it.
+    Now(Json),
+    /// A server has it.
+    Later(Reader),
+}
+
+/// Sends a request to a server.
 ///
 /// `params` are the pieces of its parameters, given the number under which the server will know it.
-pub(super) async fn forward(
+pub(super) async fn begin(
     live: &Live,
     exchange: Arc<Exchange>,
     params: impl FnOnce(u64) -> Json,
-    terms: Terms,
-) -> Response<Body> {
-    let id = Bytes::clone(&exchange.asking.id);
-    let refuse = |refusal: &Refusal| refusal.response(Some(&id)).map(|body| Body::whole([body]));
+) -> Result<Reader, Refusal> {
     live.admit(&exchange.asking.identity);
-    let Some(number) = live.connection.enter(Arc::clone(&exchange)) else { return refuse(&unavailable()) };
+    let number = live.connection.enter(Arc::clone(&exchange)).ok_or_else(unavailable)?;
     exchange.bind(&live.connection, number);
-    let reader = Reader { exchange: Arc::clone(&exchange), over: false };
+    let reader = Reader { exchange: Arc::clone(&exchange), over: false, track: None };
     match live.connection.send(number, &exchange.asking.method, params(number)).await {
-        Ok(()) => live.busy.notify_one(),
-        Err(Refused::Full) => return refuse(&Refusal::Overloaded { what: "the server does not read its input" }),
-        Err(Refused::Closed) => return refuse(&unavailable()),
+        Ok(()) => {
+            live.busy.notify_one();
+            Ok(reader)
+        }
+        Err(Refused::Full) => Err(Refusal::Overloaded { what: "the server does not read its input" }),
+        Err(Refused::Closed) => Err(unavailable()),
+        // Cancelled while it waited: the reader finds the end that this brought.
+        Err(Refused::Unwanted) => Ok(reader),
     }
-    reader.respond(terms).await
 }
 
 /// Whoever waits for an exchange's end. Dropped before that, it takes the client for lost.
-struct Reader {
+pub(super) struct Reader {
     exchange: Arc<Exchange>,
     over: bool,
+    /// The stream it writes, and its key to it.
+    track: Option<(Arc<Track>, u64)>,
 }
 
 impl Reader {
     /// Holds the answer back until there is something to tell: an end without anything before it is plain JSON under
     /// its own status, everything else is a stream (`protocol.md` §1.12).
-    async fn respond(mut self, terms: Terms) -> Response<Body> {
+    pub(super) async fn respond(mut self, terms: Terms) -> Response<Body> {
         let streams = self.exchange.asking.streams;
         let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, streams));
         let first = if terms.only_stream {
@@ -369,7 +476,10 @@ impl Reader {
             first.await
         };
         match first {
-            First::Event => event_stream(self, terms.keep_alive),
+            First::Event => {
+                let opening = self.begin_track();
+                event_stream(self, opening, terms.keep_alive)
+            }
             First::End(finish) => {
                 self.over = true;
                 match self.exchange.words(finish) {
@@ -383,26 +493,70 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// A reader that goes on where another one was.
+    pub(super) fn resume(exchange: Arc<Exchange>, track: Arc<Track>, key: u64) -> Self {
+        exchange.found_client();
+        Self { exchange, over: false, track: Some((track, key)) }
+    }
+
+    /// Begins a stream that its client can come back to, if it is of a session. Returns its first bytes.
+    fn begin_track(&mut self) -> Bytes {
+        let Some(session) = self.exchange.session() else { return OK };
+        let track = session.tracks.of_exchange(Arc::clone(&self.exchange));
+        *self.exchange.track.lock().expect("nothing panics while it holds this") = Arc::downgrade(&track);
+        let opening = opening(session.version, &EventId { stream: track.id.clone(), seq: 0 });
+        let key = track.attach();
+        self.track = Some((track, key));
+        opening
+    }
+
+    /// Numbers an event of its stream.
+    fn numbered(&self, json: Json, is_final: bool) -> Event {
+        let id = match (self.exchange.session(), &self.track) {
+            (Some(session), Some((track, _))) => Some(session.tracks.note(track, &json, is_final)),
+            _ => None,
+        };
+        Event { id, json }
+    }
+
+    /// Waits for the answer and for nothing else: messages before it are dropped.
+    pub(super) async fn whole(mut self) -> Json {
+        let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, false)).await;
+        self.over = true;
+        match first {
+            First::End(finish) => self.exchange.in_band(finish),
+            First::Event => Vec::new(),
+        }
+    }
+}
+
 impl Source for Reader {
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         if self.over {
             return Poll::Ready(None);
         }
-        self.exchange.reply.poll_next(context).map(|next| {
-            Some(next.unwrap_or_else(|finish| {
+        if let Some((track, key)) = &self.track
+            && !track.serves(*key, context.waker())
+        {
+            // Its client has come back on another connection.
+            self.over = true;
+            return Poll::Ready(None);
+        }
+        self.exchange.reply.poll_next(context).map(|next| match next {
+            Ok(json) => Some(self.numbered(json, false)),
+            Err(finish) => {
                 self.over = true;
-                match self.exchange.words(finish) {
-                    Words::Json(_, json) => json,
-                    Words::Refusal(refusal) => vec![Bytes::from(refusal.in_band(Some(&self.exchange.asking.id)))],
-                }
-            }))
+                Some(self.numbered(self.exchange.in_band(finish), true))
+            }
         })
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if !self.over {
+        let displaced = self.track.as_ref().is_some_and(|(track, key)| !track.is_served_by(*key));
+        if !self.over && !displaced {
             self.exchange.lost_client();
         }
     }

@@ -3,17 +3,29 @@
 //! hyper's own connection builder instead of `axum::serve`, which has no time-out and no bound on headers, and no cap
 //! on connections.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
+use tower_service::Service as _;
 
 use crate::config::limits::Limits;
 
@@ -62,10 +74,11 @@ impl Tcp {
             let _ = stream.set_nodelay(true);
             let (router, limits, mut stop) = (router.clone(), Arc::clone(&limits), stop.clone());
             tokio::spawn(async move {
-                let service = TowerToHyperService::new(router);
+                let (stream, service) = timed(stream, router, limits.header_timeout);
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(limits.header_timeout.max(limits.connection_idle))
+                    // hyper's clock runs from the end of the last answer: it bounds how long a connection is kept.
+                    .header_read_timeout(limits.connection_idle)
                     .max_buf_size(limits.max_header_bytes)
                     .serve_connection(TokioIo::new(stream), service);
                 let mut connection = std::pin::pin!(connection);
@@ -88,6 +101,108 @@ impl Tcp {
     }
 }
 
+/// A connection whose header sections have a time of their own, from their first byte on.
+///
+/// hyper has one clock for that and for idle connections; cloudflared keeps those for 90 s and would lose requests, and
+/// a client that sends a byte now and then must not keep its place for as long.
+fn timed(
+    stream: TcpStream,
+    router: Router,
+    header_timeout: Duration,
+) -> (HeadTimed, impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone) {
+    let between = Arc::new(AtomicBool::new(true));
+    let stream = HeadTimed { stream, between: Arc::clone(&between), header_timeout, deadline: None };
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        between.store(false, Ordering::Release);
+        let (mut router, between) = (router.clone(), Arc::clone(&between));
+        async move {
+            let response = router.call(request).await?;
+            Ok(response.map(|body| Body::new(Answering { body, between })))
+        }
+    });
+    (stream, service)
+}
+
+/// Fails to read when a header section takes too long.
+struct HeadTimed {
+    stream: TcpStream,
+    /// No request is being served: what comes is a header section.
+    between: Arc<AtomicBool>,
+    header_timeout: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl AsyncRead for HeadTimed {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.between.load(Ordering::Acquire) {
+            this.deadline = None;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        if this.between.load(Ordering::Acquire) && buffer.filled().len() > before {
+            let header_timeout = this.header_timeout;
+            this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(header_timeout)));
+        }
+        if read.is_pending()
+            && let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for HeadTimed {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+/// An answer on its way; when it is gone, the next header section may come.
+struct Answering {
+    body: Body,
+    between: Arc<AtomicBool>,
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.between.store(true, Ordering::Release);
+    }
+}
+
 /// Waits until the flag is up, or until nobody is left to raise it.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
@@ -96,7 +211,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))

@@ -4,7 +4,7 @@
 //! [`accept`] what may be answered and [`era`] whose protocol it speaks. It finds its place in `sessions` or is held to
 //! [`modern`] and [`param_headers`], and one file of `relay` makes an `exchange` of it, which takes it to the [`child`]
 //! of its [`endpoint`]; the answer returns the same way, through `reply` and `stream`. What a server says unasked finds
-//! its owner by `attribution`, or nobody. A child that dies meanwhile is an answer too: a JSON-RPC error, never a
+//! its owner by `attribution`, or nobody. `sse` is the older door, the HTTP+SSE transport of 2024-11-05. A child that dies meanwhile is an answer too: a JSON-RPC error, never a
 //! hanging stream. Whatever ferry answers by itself is a [`refusal`].
 //!
 //! Deliberately absent: processes. Who starts a child is not known here ([`upstream`]).
@@ -25,11 +25,13 @@ pub mod origin;
 pub mod param_headers;
 pub mod refusal;
 mod relay;
+mod replay;
 mod reply;
 pub mod router;
 pub mod seal;
 pub mod session_id;
 mod sessions;
+mod sse;
 mod standalone;
 mod stream;
 pub mod upstream;

@@ -21,6 +21,7 @@ use super::era::{self, Params, Route};
 use super::origin::{self, Guard};
 use super::refusal::Refusal;
 use super::relay::{self, Call, legacy_to_legacy, modern_to_modern};
+use super::sse;
 use super::stream::{Body, bare};
 use crate::config::limits::Limits;
 use crate::mcp::envelope::{Invalid, Message};
@@ -59,11 +60,27 @@ impl Endpoints {
         self.by_path.read().expect("nothing panics while it holds the endpoints").values().cloned().collect()
     }
 
-    /// The endpoint at a path, with or without a slash behind it.
-    fn find(&self, path: &str) -> Option<Arc<Endpoint>> {
+    /// The endpoint at a path, with or without a slash behind it, and which of its doors that is.
+    fn find(&self, path: &str) -> Option<(Arc<Endpoint>, Entrance)> {
         let table = self.by_path.read().expect("nothing panics while it holds the endpoints");
-        table.get(path).or_else(|| table.get(path.strip_suffix('/')?)).cloned()
+        let found = |path: &str, entrance| Some((Arc::clone(table.get(path)?), entrance));
+        let below = |name: &str| path.strip_suffix(name).map(|path| if path.is_empty() { "/" } else { path });
+        found(path, Entrance::Streamable)
+            .or_else(|| found(path.strip_suffix('/')?, Entrance::Streamable))
+            .or_else(|| found(below("/sse")?, Entrance::OlderStream))
+            .or_else(|| found(below("/message")?, Entrance::OlderMessages))
     }
+}
+
+/// By which transport a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entrance {
+    /// Streamable HTTP: everything at one path.
+    Streamable,
+    /// The stream of HTTP+SSE.
+    OlderStream,
+    /// Where HTTP+SSE takes messages.
+    OlderMessages,
 }
 
 const KIB: usize = 1024;
@@ -91,26 +108,43 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
         }
     };
     let (mut response, origin) = match origin {
-        Err(refusal) => (refusal.response(None).map(|body| Body::whole([body])), None),
+        Err(refusal) => (whole(&refusal), None),
         Ok((_, Some(origin))) if origin::is_preflight(request.method(), request.headers()) => {
             (origin::preflight(&origin, request.headers()).map(|body| Body::whole([body])), Some(origin))
         }
         Ok((endpoint, origin)) => {
-            let response = admitted(&door, &endpoint, request).await;
-            (response.unwrap_or_else(|refusal| refusal.response(None).map(|body| Body::whole([body]))), origin)
+            let (endpoint, entrance) = endpoint;
+            let response = admitted(&door, &endpoint, entrance, request).await;
+            (response.unwrap_or_else(|refusal| whole(&refusal)), origin)
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
     response.map(AxumBody::new)
 }
 
-async fn admitted(door: &Door, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response<Body>, Refusal> {
+async fn admitted(
+    door: &Door,
+    endpoint: &Arc<Endpoint>,
+    entrance: Entrance,
+    request: Request,
+) -> Result<Response<Body>, Refusal> {
     let identity = door.admission.check(request.headers())?;
     let (head, body) = request.into_parts();
     let serve = endpoint.policy.serve;
     let headers = &head.headers;
     let call = |accepted| Call { endpoint, identity: &identity, headers, accepted };
     match head.method {
+        Method::GET if entrance == Entrance::OlderStream => {
+            accept::of_get(headers)?;
+            sse::open(endpoint, &identity)
+        }
+        Method::POST if entrance == Entrance::OlderMessages => {
+            accept::require_json(headers)?;
+            let (body, _room) = read(&door.endpoints, headers, body).await?;
+            Ok(sse::post(endpoint, &identity, head.uri.query(), body).await)
+        }
+        _ if entrance == Entrance::OlderStream => Err(Refusal::MethodNotServed { allow: "GET" }),
+        _ if entrance == Entrance::OlderMessages => Err(Refusal::MethodNotServed { allow: "POST" }),
         Method::POST => {
             accept::require_json(headers)?;
             let (body, _room) = read(&door.endpoints, headers, body).await?;
@@ -145,10 +179,12 @@ async fn read(
         let room = Arc::clone(&endpoints.body_room).try_acquire_many_owned(kib);
         room.map_err(|_| Refusal::Overloaded { what: "too many request bodies" })
     };
-    let mut room = take(told.unwrap_or(0))?;
-    let mut taken = told.unwrap_or(0).div_ceil(KIB) * KIB;
-    let mut whole = Vec::with_capacity(told.unwrap_or(0));
-    while let Some(frame) = body.frame().await {
+    // Room is for what has come, not for what was announced: announcing costs nothing.
+    let (mut room, mut taken) = (take(0)?, 0);
+    let mut whole = Vec::with_capacity(told.unwrap_or(0).min(64 * KIB));
+    loop {
+        let frame = tokio::time::timeout(endpoints.limits.header_timeout, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Refusal::InvalidRequest("the body does not come".into()))? else { break };
         // Whoever breaks off in the middle of a body reads no answer.
         let frame = frame.map_err(|_| Refusal::InvalidRequest("the body broke off".into()))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -168,7 +204,7 @@ async fn read(
 
 async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return batch(endpoint, headers, &body);
+        return batch(endpoint, identity, headers, &body).await.unwrap_or_else(|refusal| whole(&refusal));
     }
     let message = match Message::from_client(body) {
         Ok(message) => message,
@@ -199,14 +235,26 @@ async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap
     }
 }
 
-/// An array: no version but 2025-03-26 has batches, and those are not served yet.
-fn batch(endpoint: &Endpoint, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
-    let refusal = if std::str::from_utf8(body).is_ok_and(crate::mcp::members::is_json) {
-        let batches = "an array of messages is not served; send one message a request";
-        era::post(era::Body::Array, headers, endpoint.policy).err().unwrap_or(Refusal::InvalidRequest(batches.into()))
-    } else {
-        Refusal::ParseError("the body is not valid JSON".into())
-    };
+/// An array of messages.
+async fn batch(
+    endpoint: &Arc<Endpoint>,
+    identity: &Identity,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response<Body>, Refusal> {
+    if !std::str::from_utf8(body).is_ok_and(crate::mcp::members::is_json) {
+        return Err(Refusal::ParseError("the body is not valid JSON".into()));
+    }
+    let accepted = accept::of_post(headers)?;
+    let call = Call { endpoint, identity, headers, accepted };
+    match era::post(era::Body::Array, headers, endpoint.policy)? {
+        Route::LegacyBatch(session) => legacy_to_legacy::batch(&call, &session, body).await,
+        _ => Err(Refusal::InvalidRequest("an array of messages is not served here".into())),
+    }
+}
+
+/// Words of ferry's own to no message in particular.
+fn whole(refusal: &Refusal) -> Response<Body> {
     refusal.response(None).map(|body| Body::whole([body]))
 }
 

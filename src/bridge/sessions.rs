@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::auth::Identity;
 use super::level::Level;
 use super::refusal::Refusal;
+use super::replay::{Budget, Tracks};
 use super::session_id::{Abilities, SessionIds, Told};
 use super::standalone::Standalone;
 use crate::config::limits::Limits;
@@ -27,6 +28,8 @@ pub(super) struct Session {
     pub(super) abilities: Abilities,
     pub(super) client: String,
     pub(super) standalone: Arc<Standalone>,
+    /// Its streams, for a client that comes back to one.
+    pub(super) tracks: Tracks,
     /// Requests of this session that are in flight.
     pub(super) in_flight: AtomicUsize,
     state: Mutex<State>,
@@ -55,10 +58,12 @@ pub(super) struct Asked {
     pub(super) method: String,
     /// The token under which the server wants to hear of progress.
     pub(super) token: Option<String>,
+    /// When it is answered in the client's place.
+    pub(super) deadline: Instant,
 }
 
 impl Session {
-    fn new(id: String, identity: Identity, told: &Told, limits: &Limits) -> Self {
+    fn new(id: String, identity: Identity, told: &Told, kept: &Arc<Budget>, limits: &Limits) -> Self {
         Self {
             id,
             identity,
@@ -66,16 +71,30 @@ impl Session {
             abilities: told.abilities,
             client: format!("{} {}", told.client_name, told.client_version).trim().to_owned(),
             standalone: Arc::new(Standalone::new(limits.max_queued, limits.max_streams_per_session)),
+            tracks: Tracks::new(kept, limits),
             in_flight: AtomicUsize::new(0),
             state: Mutex::new(State {
                 last_seen: Instant::now(),
                 level: None,
                 subscriptions: BTreeSet::new(),
                 asked: HashMap::new(),
-                next_question: 1,
+                // An answer to a question from before a restart must not answer another one.
+                next_question: random_start(),
                 odd_version_told: false,
             }),
         }
+    }
+
+    /// Keeps it in the table for as long as a request of it is being looked at.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether its client has yet to answer a question that the stream of this request carries.
+    pub(super) fn is_asking(&self, generation: u64, exchange: u64) -> bool {
+        let state = self.lock();
+        state.asked.values().any(|asked| asked.generation == generation && asked.exchange == Some(exchange))
     }
 
     pub(super) fn touch(&self) {
@@ -130,6 +149,17 @@ impl Session {
         state.asked.values().any(|asked| asked.generation == generation && asked.token.as_deref() == Some(token))
     }
 
+    /// Whether a question of this generation waits for an answer.
+    pub(super) fn is_asked(&self, generation: u64) -> bool {
+        self.lock().asked.values().any(|asked| asked.generation == generation)
+    }
+
+    /// Takes the questions of this generation that have waited too long.
+    pub(super) fn overdue(&self, generation: u64, now: Instant) -> Vec<(u64, Asked)> {
+        let mut state = self.lock();
+        state.asked.extract_if(|_, asked| asked.generation == generation && asked.deadline <= now).collect()
+    }
+
     /// Takes the questions that the stream of one request carries.
     pub(super) fn drop_questions_of(&self, exchange: u64) -> Vec<u64> {
         self.lock().asked.extract_if(|_, asked| asked.exchange == Some(exchange)).map(|(number, _)| number).collect()
@@ -166,6 +196,22 @@ impl Session {
     }
 }
 
+/// Below 2^53, with room for 2^20 questions before the next session's may begin.
+fn random_start() -> u64 {
+    let mut random = [0; 4];
+    aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
+    (u64::from(u32::from_be_bytes(random)) << 20) + 1
+}
+
+/// Keeps a session from being evicted.
+pub(super) struct Busy(Arc<Session>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether `uri` is `above` or a part of it.
 fn is_at_or_below(uri: &str, above: &str) -> bool {
     uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
@@ -177,6 +223,8 @@ pub(super) struct Sessions {
     endpoint: String,
     ids: Arc<SessionIds>,
     limits: Arc<Limits>,
+    /// What all sessions keep of what they have sent.
+    kept: Arc<Budget>,
     table: Mutex<Table>,
 }
 
@@ -185,6 +233,8 @@ struct Table {
     open: HashMap<String, Arc<Session>>,
     ended: HashSet<String>,
     ended_order: VecDeque<String>,
+    /// To be taken by whoever caused it.
+    evicted: Vec<Arc<Session>>,
 }
 
 /// What came of looking for a session.
@@ -197,7 +247,8 @@ pub(super) struct Found {
 
 impl Sessions {
     pub(super) fn new(endpoint: &str, ids: Arc<SessionIds>, limits: Arc<Limits>) -> Self {
-        Self { endpoint: endpoint.to_owned(), ids, limits, table: Mutex::default() }
+        let kept = Budget::new(limits.replay_bytes_in_all, None);
+        Self { endpoint: endpoint.to_owned(), ids, limits, kept, table: Mutex::default() }
     }
 
     /// Opens a session.
@@ -207,6 +258,7 @@ impl Sessions {
         version: &'static str,
         abilities: Abilities,
         client: (String, String),
+        own_stream: Option<Arc<Standalone>>,
     ) -> Result<Arc<Session>, Refusal> {
         let told = Told {
             endpoint: self.endpoint.clone(),
@@ -216,7 +268,7 @@ impl Sessions {
             client_version: client.1,
         };
         let id = self.ids.mint(identity.as_str(), &told);
-        self.insert(&mut self.lock(), id, identity, &told)
+        self.insert(&mut self.lock(), id, identity, &told, own_stream)
     }
 
     /// Finds the session of an id, opening it anew where it is not in the table but was made here for this identity.
@@ -233,7 +285,7 @@ impl Sessions {
         if table.ended.contains(id) {
             return Err(Refusal::SessionNotFound);
         }
-        let session = self.insert(&mut table, id.to_owned(), identity, &told)?;
+        let session = self.insert(&mut table, id.to_owned(), identity, &told, None)?;
         Ok(Found { session, revived: true })
     }
 
@@ -256,6 +308,21 @@ impl Sessions {
             session.standalone.close();
         }
         Ok(session)
+    }
+
+    /// The session of an id, if it is in the table.
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Session>> {
+        self.lock().open.get(id).cloned()
+    }
+
+    /// Takes a session out of the table without a word to its client.
+    pub(super) fn forget(&self, session: &Session) -> Option<Arc<Session>> {
+        self.lock().open.remove(&session.id)
+    }
+
+    /// The sessions that had to make room since this was last asked.
+    pub(super) fn take_evicted(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut self.lock().evicted)
     }
 
     /// All open sessions.
@@ -283,6 +350,18 @@ impl Sessions {
         expired.map(|(_, session)| session).collect()
     }
 
+    /// Forgets streams that ended long ago.
+    pub(super) fn expire_streams(&self, all_finished: bool) {
+        for session in self.all() {
+            session.tracks.expire(all_finished);
+        }
+    }
+
+    /// Resolves when all sessions together could not keep something.
+    pub(super) async fn short_of_room(&self) {
+        self.kept.short.notified().await;
+    }
+
     /// Empties the table: the server behind is not what these sessions were told. Their ids end with them.
     pub(super) fn end_all(&self) -> Vec<Arc<Session>> {
         let sessions = self.all();
@@ -292,14 +371,25 @@ impl Sessions {
         sessions
     }
 
-    fn insert(&self, table: &mut Table, id: String, identity: &Identity, told: &Told) -> Result<Arc<Session>, Refusal> {
+    fn insert(
+        &self,
+        table: &mut Table,
+        id: String,
+        identity: &Identity,
+        told: &Told,
+        own_stream: Option<Arc<Standalone>>,
+    ) -> Result<Arc<Session>, Refusal> {
         let own = table.open.values().filter(|session| session.identity == *identity).count();
         if own >= self.limits.max_sessions_per_identity {
             table.evict(|session| session.identity == *identity)?;
         } else if table.open.len() >= self.limits.max_sessions {
             table.evict(|session| session.identity == *identity).or_else(|_| table.evict(|_| true))?;
         }
-        let session = Arc::new(Session::new(id.clone(), identity.clone(), told, &self.limits));
+        let mut session = Session::new(id.clone(), identity.clone(), told, &self.kept, &self.limits);
+        if let Some(stream) = own_stream {
+            session.standalone = stream;
+        }
+        let session = Arc::new(session);
         table.open.insert(id, Arc::clone(&session));
         Ok(session)
     }
@@ -319,7 +409,7 @@ impl Table {
             .min_by_key(|session| session.lock().last_seen)
             .map(|session| session.id.clone());
         let id = oldest.ok_or(Refusal::Overloaded { what: "too many sessions" })?;
-        self.open.remove(&id);
+        self.evicted.extend(self.open.remove(&id));
         Ok(())
     }
 }
@@ -333,7 +423,7 @@ mod tests {
     }
 
     fn open(sessions: &Sessions) -> Result<Arc<Session>, Refusal> {
-        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()))
+        sessions.open(&Identity::local(), "2025-06-18", Abilities::default(), ("test".into(), "1".into()), None)
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
 use super::reply::Json;
-use super::stream::Source;
+use super::stream::{Event, Source};
 
 /// What a message is, as far as waiting goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) enum Class {
     Log,
     /// A question of the server, under the session's number for it.
     Question(u64),
+    /// The answer to a request, where there is no other way for it.
+    Answer,
     /// Anything else.
     Other,
 }
@@ -61,7 +63,8 @@ impl Standalone {
             state.queue.retain(|(waiting, _)| *waiting != class);
         }
         if state.queue.len() >= self.max_queued {
-            let Some(oldest) = state.queue.iter().position(|(class, _)| !matches!(class, Class::Question(_))) else {
+            let dear = |class: &Class| matches!(class, Class::Question(_) | Class::Answer);
+            let Some(oldest) = state.queue.iter().position(|(class, _)| !dear(class)) else {
                 return false;
             };
             state.queue.remove(oldest);
@@ -105,7 +108,9 @@ impl Standalone {
             let (_, waker) = state.streams.remove(0);
             waker.into_iter().for_each(Waker::wake);
         }
-        state.streams.push((key, None));
+        if !state.closed {
+            state.streams.push((key, None));
+        }
         drop(state);
         self.opened.notify_waiters();
         Stream { standalone: Arc::clone(self), key }
@@ -141,14 +146,14 @@ pub(super) struct Stream {
 }
 
 impl Source for Stream {
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>> {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut state = self.standalone.lock();
         let Some(place) = state.streams.iter().position(|(key, _)| *key == self.key) else {
             return Poll::Ready(None);
         };
         let newest = place + 1 == state.streams.len();
         if newest && let Some((_, json)) = state.queue.pop_front() {
-            return Poll::Ready(Some(json));
+            return Poll::Ready(Some(json.into()));
         }
         state.streams[place].1 = Some(context.waker().clone());
         Poll::Pending
@@ -177,7 +182,7 @@ mod tests {
         let mut all = Vec::new();
         loop {
             match stream.poll_event(&mut context) {
-                Poll::Ready(Some(json)) => all.push(String::from_utf8(json.concat()).unwrap()),
+                Poll::Ready(Some(event)) => all.push(String::from_utf8(event.json.concat()).unwrap()),
                 Poll::Ready(None) => all.push("end".into()),
                 Poll::Pending => return all,
             }

@@ -12,15 +12,32 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
+use super::replay::EventId;
 use super::reply::Json;
 
 /// Events up to this size go out in one piece.
 const JOINED_BELOW: usize = 16 * 1024;
 
+/// One event: a JSON text, and what a client names to resume after it.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) id: Option<EventId>,
+    pub(super) json: Json,
+}
+
+impl From<Json> for Event {
+    fn from(json: Json) -> Self {
+        Self { id: None, json }
+    }
+}
+
+/// The first bytes of a stream that has nothing better to begin with.
+pub(super) const OK: Bytes = Bytes::from_static(b": ok\n\n");
+
 /// Where a stream's events come from.
 pub(super) trait Source: Send + 'static {
     /// The next event, or `None` once there will be no more.
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Json>>;
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>>;
 }
 
 /// The body of an answer.
@@ -55,18 +72,18 @@ impl Body {
         Self(Kind::Whole { parts, left })
     }
 
-    fn events(source: impl Source, keep_alive: Duration) -> Self {
+    fn events(source: impl Source, opening: Bytes, keep_alive: Duration) -> Self {
         let mut keep_alive = interval_at(tokio::time::Instant::now() + keep_alive, keep_alive);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first bytes at once: Cloudflare holds the headers of a stream back until there are some.
-        let pieces = VecDeque::from([Bytes::from_static(b": ok\n\n")]);
+        let pieces = VecDeque::from([opening]);
         Self(Kind::Events(Box::new(Events { source: Box::new(source), pieces, keep_alive, over: false })))
     }
 }
 
 /// A stream of events that ends when its source does.
-pub(super) fn event_stream(source: impl Source, keep_alive: Duration) -> Response<Body> {
-    let mut response = Response::new(Body::events(source, keep_alive));
+pub(super) fn event_stream(source: impl Source, opening: Bytes, keep_alive: Duration) -> Response<Body> {
+    let mut response = Response::new(Body::events(source, opening, keep_alive));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
@@ -91,9 +108,11 @@ pub(super) fn bare(status: StatusCode) -> Response<Body> {
 }
 
 /// One event as it goes out. JSON's line breaks, legal between tokens, would split it in two.
-fn frame(json: Json) -> impl Iterator<Item = Bytes> {
+fn frame(event: Event) -> impl Iterator<Item = Bytes> {
     const HEAD: &[u8] = b"event: message\ndata: ";
     const TAIL: &[u8] = b"\n\n";
+    let Event { id, json } = event;
+    let id = id.map(|id| Bytes::from(format!("id: {id}\n")));
     let json = json.into_iter().map(|part| {
         if memchr::memchr2(b'\n', b'\r', &part).is_none() {
             return part;
@@ -103,7 +122,7 @@ fn frame(json: Json) -> impl Iterator<Item = Bytes> {
         part.freeze()
     });
     let parts: Vec<Bytes> =
-        std::iter::once(Bytes::from_static(HEAD)).chain(json).chain([Bytes::from_static(TAIL)]).collect();
+        id.into_iter().chain([Bytes::from_static(HEAD)]).chain(json).chain([Bytes::from_static(TAIL)]).collect();
     let length = parts.iter().map(Bytes::len).sum::<usize>();
     if length > JOINED_BELOW {
         return parts.into_iter();
@@ -153,8 +172,8 @@ impl Events {
                 return Poll::Ready(None);
             }
             match self.source.poll_event(context) {
-                Poll::Ready(Some(json)) => {
-                    self.pieces.extend(frame(json));
+                Poll::Ready(Some(event)) => {
+                    self.pieces.extend(frame(event));
                     self.keep_alive.reset();
                 }
                 Poll::Ready(None) => self.over = true,
@@ -174,8 +193,8 @@ mod tests {
     struct Script(VecDeque<Json>);
 
     impl Source for Script {
-        fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Json>> {
-            Poll::Ready(self.0.pop_front())
+        fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Event>> {
+            Poll::Ready(self.0.pop_front().map(Event::from))
         }
     }
 
@@ -183,14 +202,14 @@ mod tests {
     async fn a_stream_begins_with_bytes_and_keeps_each_event_on_one_line() {
         let event = |text: &'static str| vec![Bytes::from_static(text.as_bytes())];
         let script = Script(VecDeque::from([event("{\"a\":1}"), event("{\r\n\"b\":2}")]));
-        let body = event_stream(script, Duration::from_secs(15)).into_body().collect().await.unwrap().to_bytes();
+        let body = event_stream(script, OK, Duration::from_secs(15)).into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, ": ok\n\nevent: message\ndata: {\"a\":1}\n\nevent: message\ndata: {  \"b\":2}\n\n");
     }
 
     #[tokio::test]
     async fn a_large_event_is_not_copied() {
         let large = Bytes::from(vec![b'x'; JOINED_BELOW + 1]);
-        let parts: Vec<Bytes> = frame(vec![large.clone()]).collect();
+        let parts: Vec<Bytes> = frame(vec![large.clone()].into()).collect();
         assert_eq!(parts[1].as_ptr(), large.as_ptr());
     }
 
@@ -198,11 +217,11 @@ mod tests {
     async fn silence_is_filled() {
         struct Silent;
         impl Source for Silent {
-            fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Json>> {
+            fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Event>> {
                 Poll::Pending
             }
         }
-        let mut body = event_stream(Silent, Duration::from_secs(15)).into_body();
+        let mut body = event_stream(Silent, OK, Duration::from_secs(15)).into_body();
         let started = tokio::time::Instant::now();
         for expected in [": ok\n\n", ": keepalive\n\n", ": keepalive\n\n"] {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), expected);

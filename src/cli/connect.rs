@@ -67,9 +67,10 @@ fn lines(name: &str, url: &str, token: Option<&str>) -> Vec<(&'static str, Strin
             "Codex",
             match token {
                 None => format!("codex mcp add {name} --url {url}"),
-                Some(token) => {
-                    format!("FERRY_TOKEN={token} codex mcp add {name} --url {url} --bearer-token-env-var FERRY_TOKEN")
-                }
+                // Codex remembers the name of the variable only: it has to be there when Codex runs, too.
+                Some(token) => format!(
+                    "export FERRY_TOKEN={token}; codex mcp add {name} --url {url} --bearer-token-env-var FERRY_TOKEN"
+                ),
             },
         ),
         ("Gemini CLI", format!("gemini mcp add --transport http {name} {url}{}", option("--header"))),

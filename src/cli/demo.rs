@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -26,7 +26,8 @@ use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::paths;
 use crate::secret::Secret;
-use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, signals};
+use crate::supervisor::signals::Signals;
+use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, TERM_GRACE};
 use crate::telemetry::logging::{self, LogFormat};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
 
@@ -114,6 +115,8 @@ enum TryError {
         #[source]
         source: io::Error,
     },
+    #[error("{0}")]
+    Command(String),
     #[error("the system refused a basic request")]
     System(#[from] io::Error),
 }
@@ -129,6 +132,7 @@ impl Advise for TryError {
                 io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
                 _ => return None,
             }),
+            Self::Command(_) => Some("what stands after `--` is run as it is, without a shell".to_owned()),
             Self::System(_) => None,
         }
     }
@@ -142,7 +146,7 @@ impl Advise for TryError {
                 io::ErrorKind::PermissionDenied => Exit::NotPermitted,
                 _ => Exit::Failed,
             },
-            Self::System(_) => Exit::Failed,
+            Self::Command(_) | Self::System(_) => Exit::Failed,
         }
     }
 }
@@ -158,7 +162,7 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
     settings.scratch = true;
     settings.logs = Some(logs.clone());
     // Before anything is started.
-    let asked = signals::listen()?;
+    let signals = Signals::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
         let tcp = bind(arguments).await?;
@@ -170,17 +174,20 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             LogFormat::Human => output::print(&connect::screen(&target, &shown(&arguments.command))),
             LogFormat::Json => tracing::info!(url = target.url(), "listening"),
         }
-        let ended = daemon::run(settings, asked, |supervisor| {
+        let failure = Arc::new(OnceLock::new());
+        let told = Arc::clone(&failure);
+        let ended = daemon::run(settings, signals, |supervisor| {
             let stderr = Capture { file: Some(logs.file(supervisor.state_dir().join("try.log"))), lines: None };
             let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
             let admission = token.map_or_else(Admission::loopback, Admission::token);
-            let server = server(arguments, stderr).map_err(|_| Exit::Failed)?;
+            let server = server(arguments, stderr, told).map_err(|_| Exit::Failed)?;
             let mut secret = [0; 32];
             rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
             let limits = Arc::new(Limits::default());
             Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &Keys::new(&secret), &limits))
         });
-        Ok::<_, TryError>(ended.await?)
+        let ended = ended.await?;
+        failure.get().map_or(Ok(ended), |why| Err(TryError::Command(why.clone())))
     });
     // What still waits for a disk, or sweeps leftovers, is not waited for.
     runtime.shutdown_background();
@@ -202,7 +209,7 @@ async fn bind(arguments: &Try) -> Result<Tcp, TryError> {
     bound.map_err(|source| TryError::Listen { address, source })
 }
 
-fn server(arguments: &Try, stderr: Capture) -> io::Result<Server> {
+fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::Result<Server> {
     let is_demo = arguments.command.is_empty();
     let mut command = if is_demo {
         vec![std::env::current_exe()?.into_os_string(), super::DEMO_SERVER.into()]
@@ -222,6 +229,7 @@ fn server(arguments: &Try, stderr: Capture) -> io::Result<Server> {
         start_timeout: limits.start_timeout + Duration::from_secs(5),
         stop_grace: Duration::from_secs(5),
         stop_signal: Signal::SIGTERM,
+        term_grace: TERM_GRACE,
         forward_signals: arguments.forward_signals.clone(),
         start: Start::Eager,
         stderr,
@@ -238,7 +246,7 @@ fn server(arguments: &Try, stderr: Capture) -> io::Result<Server> {
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
         sharing: Sharing { era, interactive: is_demo, capabilities: None },
     };
-    Ok(Server { process, endpoint, vital: true })
+    Ok(Server { process, endpoint, vital: Some(told) })
 }
 
 fn new_token() -> Secret {

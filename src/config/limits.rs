@@ -66,6 +66,20 @@ pub struct Limits {
     #[serde(with = "seconds")]
     #[schemars(with = "f64")]
     pub task_memory: Duration,
+    /// Streams of one session that a client can come back to.
+    pub replay_streams: usize,
+    /// Events of one stream that are kept for a client that comes back.
+    pub replay_events: usize,
+    /// Bytes of them.
+    pub replay_bytes: usize,
+    /// Bytes of them, of all streams of one session.
+    pub replay_session_bytes: usize,
+    /// Bytes of them, of all sessions of one endpoint.
+    pub replay_bytes_in_all: usize,
+    /// How long they are kept after the stream's final response.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub replay_kept: Duration,
     /// Resources that one session may subscribe to.
     pub max_subscriptions: usize,
     /// `subscriptions/listen` streams of one endpoint.
@@ -163,6 +177,12 @@ impl Default for Limits {
             max_questions: 64,
             max_tasks: 10_000,
             task_memory: minutes(24 * 60),
+            replay_streams: 256,
+            replay_events: 256,
+            replay_bytes: MIB,
+            replay_session_bytes: 8 * MIB,
+            replay_bytes_in_all: 256 * MIB,
+            replay_kept: minutes(5),
             max_subscriptions: 1024,
             max_listens: 512,
             max_listens_per_identity: 32,

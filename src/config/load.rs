@@ -359,12 +359,13 @@ impl Reader<'_> {
 
     fn bridge(&mut self, mut table: Spanned<DeValue<'_>>) -> Bridge {
         let listen = table.get_ref().get("local_listen").map(Spanned::span);
-        if let DeValue::Table(bridge) = table.get_mut()
-            && let Some(limits) = bridge.get_mut("limits")
-        {
-            self.limits(limits);
-        }
-        let bridge: Bridge = self.section(table, "[bridge]", &[]).unwrap_or_default();
+        let limits = match table.get_mut() {
+            DeValue::Table(bridge) => bridge.remove("limits"),
+            _ => None,
+        };
+        let limits = limits.and_then(|limits| self.limits(limits)).unwrap_or_default();
+        let bridge = self.section(table, "[bridge]", &[]).unwrap_or_default();
+        let bridge = Bridge { limits, ..bridge };
         if let (Some(span), Some(LocalListen::At(address)), None) = (listen, bridge.local_listen, &bridge.local_token)
             && !address.ip().to_canonical().is_loopback()
         {
@@ -375,25 +376,34 @@ impl Reader<'_> {
         bridge
     }
 
-    fn limits(&mut self, limits: &mut Spanned<DeValue<'_>>) {
+    fn limits(&mut self, limits: Spanned<DeValue<'_>>) -> Option<Limits> {
         /// What hyper needs for the head of a request.
         const LEAST_HEADER_BYTES: i64 = 8192;
-        let DeValue::Table(table) = limits.get_mut() else { return };
-        *table = self.known(std::mem::take(table), keys::<Limits>(), "in `[bridge.limits]`", &[]);
-        for (key, value) in table.iter() {
-            let least = if key.get_ref() == "max_header_bytes" { LEAST_HEADER_BYTES } else { 1 };
-            // Times are read as fractions, and checked there.
-            let number = value
-                .get_ref()
-                .as_integer()
-                .and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
-            if key.get_ref().starts_with("max_")
-                && let Some(number) = number
+        let mut wrong = Vec::new();
+        for (key, value) in limits.get_ref().as_table().into_iter().flatten() {
+            let least = match key.get_ref().as_ref() {
+                "max_header_bytes" => LEAST_HEADER_BYTES,
+                // Without replay a client loses what it misses, but it works.
+                replay if replay.starts_with("replay_") => 0,
+                _ => 1,
+            };
+            // Fractions are times, and checked where they are read.
+            let number = value.get_ref().as_integer();
+            let number = number.and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
+            if let Some(number) = number
                 && !(least..=i64::from(u32::MAX)).contains(&number)
             {
-                self.note(&value.span(), format!("`{}`: a whole number from {least} to {}", key.get_ref(), u32::MAX));
+                wrong.push(
+                    self.fault(&value.span(), format!("`{}`: a number from {least} to {}", key.get_ref(), u32::MAX)),
+                );
             }
         }
+        let read = self.section(limits, "[bridge.limits]", &[]);
+        // A time of 0 has been told already.
+        wrong.retain(|fault| self.faults.iter().all(|told| told.line != fault.line));
+        let usable = wrong.is_empty();
+        self.faults.append(&mut wrong);
+        read.filter(|_| usable)
     }
 
     fn server(&mut self, mut block: Spanned<DeValue<'_>>, home: Option<&Path>) -> Option<(Mcp, Vec<String>)> {
@@ -755,15 +765,12 @@ args = ["~/bin/x", "y"]
             ("[mcps]\nname = 'a'", "line 1: the servers are `[[mcps]]`, with two brackets"),
             ("bridge = 1", "line 1: `[bridge]` is a table"),
             ("[bridge]\nallowed_hosts = 'a'", "line 2: `allowed_hosts`: this must be a list"),
-            ("[bridge]\nlimits = 3", "line 2: `limits`: this must be a table"),
-            ("[bridge.limits]\nmax_sessions = 0", "line 2: `max_sessions`: a whole number from 1 to 4294967295"),
-            (
-                "[bridge.limits]\nmax_header_bytes = 100",
-                "line 2: `max_header_bytes`: a whole number from 8192 to 4294967295",
-            ),
+            ("[bridge]\nlimits = 3", "line 2: `[bridge.limits]` is a table"),
+            ("[bridge.limits]\nmax_sessions = 0", "line 2: `max_sessions`: a number from 1 to 4294967295"),
+            ("[bridge.limits]\nmax_header_bytes = 100", "line 2: `max_header_bytes`: a number from 8192 to 4294967295"),
             (
                 "[bridge.limits]\nkeep_alive = 0",
-                "line 2: `limits`: a number of seconds greater than 0 and at most a year",
+                "line 2: `keep_alive`: a number of seconds greater than 0 and at most a year",
             ),
             ("[access]\naudience = 1", "line 2: `audience`: this must be text, or a list of texts"),
             ("[tunnel]\nmode = 'on'", "line 2: `mode`: this must be `managed`, `external`, `off`"),

@@ -1,6 +1,6 @@
 //! Processes on one side, the bridge on the other: each is handed only what it needs of the other.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -40,8 +40,8 @@ pub struct Server {
     pub process: Spec,
     /// The endpoint.
     pub endpoint: Settings,
-    /// A command that cannot be run ends ferry: somebody has just typed it.
-    pub vital: bool,
+    /// A command that cannot be run ends ferry, since somebody has just typed it; this is told why.
+    pub vital: Option<Arc<OnceLock<String>>>,
 }
 
 /// Everything that is being served.
@@ -54,7 +54,7 @@ pub struct Service {
 struct Running {
     process: Process,
     endpoint: Arc<Endpoint>,
-    vital: bool,
+    vital: Option<Arc<OnceLock<String>>>,
     _tasks: [Task; 3],
 }
 
@@ -125,9 +125,11 @@ impl Serving for Service {
     }
 
     async fn failed(&self) -> Exit {
-        for server in self.servers.iter().filter(|server| server.vital) {
+        for server in &self.servers {
+            let Some(told) = &server.vital else { continue };
             let mut status = server.process.watch();
-            if status.wait_for(|status| status.state == State::Failed).await.is_ok() {
+            if let Ok(status) = status.wait_for(|status| status.state == State::Failed).await {
+                let _ = told.set(status.last_error.clone().unwrap_or_default());
                 return Exit::Failed;
             }
         }
@@ -151,15 +153,15 @@ impl Upstream for Supervised {
 /// Tells the bridge what becomes of a process, so that nobody waits for one that is not coming.
 async fn follow(process: Process, child: Arc<Child>) {
     let mut status = process.watch();
-    let mut failures = 0;
+    let mut shown = Vec::new();
     loop {
         let state = status.borrow_and_update().state;
+        if matches!(state, State::BackingOff | State::Failed) {
+            last_words(&process, &mut shown);
+        }
         match state {
             State::Starting => child.starting(),
-            State::BackingOff | State::Failed => {
-                failures += 1;
-                child.down(failures);
-            }
+            State::BackingOff | State::Failed => child.down(),
             State::Gone => child.gone(),
             _ => {}
         }
@@ -167,6 +169,20 @@ async fn follow(process: Process, child: Arc<Child>) {
             return child.gone();
         }
     }
+}
+
+/// Shows what a process that has ended wrote to its standard error last, unless it is what the one before it wrote.
+fn last_words(process: &Process, shown: &mut Vec<String>) {
+    const LINES: usize = 10;
+    let tail = process.status().stderr_tail;
+    let tail = tail[tail.len().saturating_sub(LINES)..].to_vec();
+    if tail.iter().all(|line| shown.contains(line)) {
+        return;
+    }
+    for line in &tail {
+        tracing::warn!(name = process.name(), "stderr: {line}");
+    }
+    *shown = tail;
 }
 
 /// Hands each process to the bridge, and what the bridge makes of it to the supervisor.
@@ -184,8 +200,14 @@ async fn attend(process: Process, mut incarnations: mpsc::Receiver<Incarnation>,
         let at_once = outcome.retry_at_once();
         match outcome {
             Outcome::NotOpened(error) => {
-                let then = if at_once { Retry::AtOnce } else { Retry::BackOff };
-                process.failed(generation, error.to_string(), then);
+                if at_once {
+                    process.failed(generation, error.to_string(), Retry::AtOnce);
+                    // It may have been gone before that was said, and the next one be waiting.
+                    process.demand();
+                } else {
+                    process.failed(generation, error.to_string(), Retry::BackOff);
+                    child.down();
+                }
             }
             Outcome::Ended(Ended::Broken(why)) => process.failed(generation, why, Retry::BackOff),
             Outcome::Ended(Ended::Exited) => {}

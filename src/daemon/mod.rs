@@ -9,13 +9,12 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 use tracing::info;
 
 use crate::error::Exit;
-use crate::supervisor::signals::{self, Asked};
+use crate::supervisor::signals::{Asked, Signals};
 use crate::supervisor::{Settings, Signal, Stopping, Supervisor, SupervisorError};
 use lifecycle::{Action, Event, Stage};
 
@@ -48,11 +47,11 @@ pub trait Serving: Send + Sync + 'static {
 
 /// Runs until ferry is done: from the lock to the exit code.
 ///
-/// `asked` is what [`signals::listen`] returned before anything was started. `serve` begins whatever is being served,
+/// `signals` were listened for before anything was started. `serve` begins whatever is being served,
 /// once the supervisor runs; if it cannot, it says so itself and the stop begins.
 pub async fn run<S: Serving>(
     settings: Settings,
-    mut asked: mpsc::UnboundedReceiver<Asked>,
+    mut signals: Signals,
     serve: impl FnOnce(&Supervisor) -> Result<S, Exit>,
 ) -> Result<Exit, SupervisorError> {
     let mut stage = Stage::Starting;
@@ -60,11 +59,11 @@ pub async fn run<S: Serving>(
     let mut start = spawn_blocking(move || Supervisor::start(settings));
     let supervisor = loop {
         let event = tokio::select! {
-            Some(asked) = asked.recv() => match asked {
+            asked = signals.recv() => match asked {
                 Asked::Stop => Event::StopAsked,
                 Asked::StopNow => Event::StopNowAsked,
                 Asked::Freeze => {
-                    signals::stand_still();
+                    signals.stand_still();
                     continue;
                 }
                 Asked::Reload | Asked::Forward(_) | Asked::Thaw => continue,
@@ -84,7 +83,7 @@ pub async fn run<S: Serving>(
     life.happened(Event::Started, Some(serve));
     loop {
         let event = tokio::select! {
-            Some(asked) = asked.recv() => life.asked(asked).await,
+            asked = signals.recv() => life.asked(asked, &signals).await,
             event = &mut life.progress => Some(event),
         };
         if let Some(event) = event {
@@ -107,7 +106,7 @@ struct Life<S> {
 }
 
 impl<S: Serving> Life<S> {
-    async fn asked(&mut self, asked: Asked) -> Option<Event> {
+    async fn asked(&mut self, asked: Asked, signals: &Signals) -> Option<Event> {
         match asked {
             Asked::Stop => return Some(Event::StopAsked),
             Asked::StopNow => return Some(Event::StopNowAsked),
@@ -120,7 +119,7 @@ impl<S: Serving> Life<S> {
             Asked::Forward(signal) => self.supervisor.forward(signal),
             Asked::Freeze => {
                 self.supervisor.freeze().await;
-                signals::stand_still();
+                signals.stand_still();
             }
             Asked::Thaw => self.supervisor.thaw(),
         }

@@ -83,6 +83,7 @@ struct Inner<X> {
     lines_heard: AtomicU64,
     stray: AtomicU64,
     closed: AtomicBool,
+    leaving: AtomicBool,
 }
 
 struct Table<X> {
@@ -95,6 +96,8 @@ struct Table<X> {
 struct Slot<X> {
     owner: Owner<X>,
     cancelled: bool,
+    /// Its line has been handed to the pipe's queue.
+    queued: bool,
 }
 
 enum Owner<X> {
@@ -124,6 +127,7 @@ impl<X: Exchange> Connection<X> {
             lines_heard: AtomicU64::new(0),
             stray: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         };
         (Self(Arc::new(inner)), Pump { lines: Lines::new(reader, max_line), driver })
     }
@@ -142,7 +146,7 @@ impl<X: Exchange> Connection<X> {
         }
         table.forget(Instant::now());
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        table.slots.insert(id, Slot { owner, cancelled: false });
+        table.slots.insert(id, Slot { owner, cancelled: false, queued: false });
         Some(id)
     }
 
@@ -159,8 +163,18 @@ impl<X: Exchange> Connection<X> {
         let parts = std::iter::once(Bytes::from(head)).chain(params).chain([Bytes::from_static(b"}")]);
         // A caller that gives up while the queue is full must leave nothing behind.
         let unsent = Forget { connection: self, id };
-        self.0.writer.send(Line::new(parts).carrying(id)).await?;
+        let set = |queued: bool| {
+            let mut table = self.lock();
+            let Some(slot) = table.slots.get_mut(&id) else { return false };
+            slot.queued = queued && !slot.cancelled;
+            !slot.cancelled
+        };
+        self.0.writer.send(Line::new(parts).carrying(id), || set(true), || _ = set(false)).await?;
         std::mem::forget(unsent);
+        if self.lock().slots.get(&id).is_some_and(|slot| slot.cancelled) {
+            // Cancelled while it was being queued: the cancel may stand before it in the pipe, so it is said again.
+            self.notify("notifications/cancelled", Some(&format!("{{\"requestId\":{id}}}")));
+        }
         Ok(())
     }
 
@@ -208,6 +222,11 @@ impl<X: Exchange> Connection<X> {
             let now = Instant::now();
             table.forget(now);
             let Some(slot) = table.slots.get_mut(&id) else { return false };
+            if !slot.queued {
+                // Nothing of it will be: there is nothing to tell the server.
+                table.slots.remove(&id);
+                return true;
+            }
             if std::mem::replace(&mut slot.cancelled, true) {
                 return false;
             }
@@ -232,7 +251,7 @@ impl<X: Exchange> Connection<X> {
     /// The exchange under this number, unless it is over or cancelled.
     pub fn exchange(&self, id: u64) -> Option<Arc<X>> {
         match self.lock().slots.get(&id) {
-            Some(Slot { owner: Owner::Exchange(exchange), cancelled: false }) => Some(Arc::clone(exchange)),
+            Some(Slot { owner: Owner::Exchange(exchange), cancelled: false, .. }) => Some(Arc::clone(exchange)),
             _ => None,
         }
     }
@@ -257,6 +276,11 @@ impl<X: Exchange> Connection<X> {
         self.0.stray.load(Ordering::Relaxed)
     }
 
+    /// Whether requests can go out on it: it has not ended, and its server was not asked to leave.
+    pub fn is_open(&self) -> bool {
+        !self.is_closed() && !self.0.leaving.load(Ordering::Acquire)
+    }
+
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
@@ -264,6 +288,7 @@ impl<X: Exchange> Connection<X> {
 
     /// Closes the way in: the server sees the end of its input.
     pub fn close_input(&self) {
+        self.0.leaving.store(true, Ordering::Release);
         let unwritten = self.0.writer.close();
         let owners: Vec<_> = {
             let mut table = self.lock();

@@ -141,6 +141,11 @@ pub fn overlong_id(head: &[u8], tail: &[u8]) -> Option<u64> {
             return leading_number(rest);
         }
     }
+    let rest = compact.strip_prefix('{').unwrap_or(&compact);
+    let rest = rest.strip_prefix("\"jsonrpc\":\"2.0\",").unwrap_or(rest);
+    if !rest.starts_with("\"result\":") && !rest.starts_with("\"error\":") {
+        return None;
+    }
     let tail = String::from_utf8_lossy(tail);
     let tail = tail.trim_end().strip_suffix('}')?.trim_end();
     let tail = tail.strip_suffix("\"2.0\"").map_or(tail, |rest| {

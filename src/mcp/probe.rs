@@ -113,8 +113,9 @@ const INITIALIZE: &str = "initialize";
 /// Where an opening stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// `server/discover` is out; `again` after a first refusal that named a better version.
-    Discovering { again: bool, fall_back: bool },
+    /// `server/discover` is out; `again` after a first refusal that named a better version, `fell_forward` after the
+    /// refusal of `initialize`.
+    Discovering { again: bool, fall_back: bool, fell_forward: bool },
     /// `server/discover` was not answered in time, so `initialize` is out as well.
     Both { discovered: bool, refused: bool },
     /// `initialize` is out, alone; `again` after a first refusal that named a better version.
@@ -173,13 +174,15 @@ impl State {
                     (self, Step::Fail(OpenError::NoCommonVersion { offered: versions.into_iter().collect() }))
                 }
             }
-            (Discovering { again, fall_back }, DiscoverRefused(refusal)) => {
+            (Discovering { again, fall_back, fell_forward }, DiscoverRefused(refusal)) => {
                 let named = refusal.code == i64::from(code::UNSUPPORTED_VERSION);
                 let best = version::best_modern(refusal.supported.iter().map(String::as_str));
                 let unknown = !refusal.supported.is_empty()
                     && refusal.supported.iter().all(|v| version::is_modern_shaped(v) && !version::is_modern(v));
                 match best {
-                    Some(best) if named && !again => (Discovering { again: true, fall_back }, Step::Discover(best)),
+                    Some(best) if named && !again => {
+                        (Discovering { again: true, fall_back, fell_forward }, Step::Discover(best))
+                    }
                     _ if named && unknown => {
                         let offered = refusal.supported.into_iter().collect();
                         (self, Step::Fail(OpenError::NoCommonVersion { offered }))
@@ -192,6 +195,10 @@ impl State {
                 (Both { discovered: false, refused: false }, Step::Initialize(LATEST_LEGACY))
             }
             (Discovering { fall_back: true, .. }, Closed) => (self, Step::Fail(OpenError::EndedOnProbe)),
+            // Some modern servers end without an answer to `initialize`, some after one.
+            (Discovering { fell_forward: true, .. } | Initializing { fall_forward: true, .. }, Closed) => {
+                (self, Step::Fail(OpenError::EndedOnInitialize))
+            }
             (Discovering { fall_back: false, .. }, Closed) => (self, Step::Fail(OpenError::Ended { asked: DISCOVER })),
 
             (Both { refused, .. }, Discovered(versions)) => match (modern(&versions), refused) {
@@ -218,17 +225,18 @@ impl State {
                 match version::best_legacy(refusal.supported.iter().map(String::as_str)) {
                     Some(best) if !again => (Initializing { again: true, fall_forward }, Step::Initialize(best)),
                     _ if fall_forward => {
-                        (Discovering { again: false, fall_back: false }, Step::Discover(LATEST_MODERN))
+                        let next = Discovering { again: false, fall_back: false, fell_forward: true };
+                        (next, Step::Discover(LATEST_MODERN))
                     }
                     _ => (self, Step::Fail(refusal.into_error(INITIALIZE))),
                 }
             }
-            (Initializing { fall_forward: true, .. }, Closed) => (self, Step::Fail(OpenError::EndedOnInitialize)),
             (Both { .. } | Initializing { .. }, Closed) => (self, Step::Fail(OpenError::Ended { asked: INITIALIZE })),
-            (Both { .. }, DiscoverRefused(_) | ProbeTimeout)
+            // What is left is the handshake alone.
+            (Both { .. }, DiscoverRefused(_)) => (Initializing { again: false, fall_forward: false }, Step::Wait),
+            (Both { .. } | Discovering { fall_back: false, .. }, ProbeTimeout)
             | (Initializing { .. }, Discovered(_) | DiscoverRefused(_) | ProbeTimeout)
-            | (Discovering { .. }, Initialized | InitializeRefused(_))
-            | (Discovering { fall_back: false, .. }, ProbeTimeout) => (self, Step::Wait),
+            | (Discovering { .. }, Initialized | InitializeRefused(_)) => (self, Step::Wait),
         }
     }
 }
@@ -271,8 +279,10 @@ pub async fn open<X: Exchange>(connection: &Connection<X>, opening: &Opening) ->
     let mut discovered = None;
     let mut initialized = None;
     let (mut state, mut step) = match opening.era {
-        Choice::Probe => (State::Discovering { again: false, fall_back: true }, Step::Discover(LATEST_MODERN)),
-        Choice::Modern => (State::Discovering { again: false, fall_back: false }, Step::Discover(LATEST_MODERN)),
+        Choice::Probe | Choice::Modern => {
+            let fall_back = opening.era == Choice::Probe;
+            (State::Discovering { again: false, fall_back, fell_forward: false }, Step::Discover(LATEST_MODERN))
+        }
         Choice::PreferLegacy => {
             (State::Initializing { again: false, fall_forward: true }, Step::Initialize(LATEST_LEGACY))
         }
@@ -406,7 +416,7 @@ mod tests {
     use super::Event::{Closed, DiscoverRefused, Discovered, InitializeRefused, Initialized, ProbeTimeout};
     use super::*;
 
-    const START: State = State::Discovering { again: false, fall_back: true };
+    const START: State = State::Discovering { again: false, fall_back: true, fell_forward: false };
 
     fn refused(code: i64, supported: &[&str]) -> Refusal {
         Refusal { code, message: "no".into(), supported: supported.iter().map(|v| (*v).to_owned()).collect() }
@@ -468,6 +478,15 @@ mod tests {
                 vec![initialize(), Wait, Done(Era::Modern)],
             ),
             (
+                "late, refuses both",
+                vec![ProbeTimeout, DiscoverRefused(refused(-32601, &[])), InitializeRefused(refused(-32600, &[]))],
+                vec![
+                    initialize(),
+                    Wait,
+                    Fail(OpenError::Refused { asked: INITIALIZE, code: -32600, message: "no".into() }),
+                ],
+            ),
+            (
                 "late and broken",
                 vec![ProbeTimeout, InitializeRefused(refused(-32603, &[]))],
                 vec![initialize(), Fail(OpenError::Refused { asked: INITIALIZE, code: -32603, message: "no".into() })],
@@ -517,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_chosen_era_is_not_left() {
-        let modern = State::Discovering { again: false, fall_back: false };
+        let modern = State::Discovering { again: false, fall_back: false, fell_forward: false };
         assert_eq!(steps(modern, [ProbeTimeout]), [Step::Wait]);
         assert_eq!(steps(modern, [Closed]), [Step::Fail(OpenError::Ended { asked: DISCOVER })]);
         let refusal = OpenError::Refused { asked: DISCOVER, code: -32601, message: "no".into() };
@@ -535,6 +554,8 @@ mod tests {
             assert_eq!(steps(start, events), [Discover(LATEST_MODERN), Done(Era::Modern)], "{code}");
         }
         assert_eq!(steps(start, [Closed]), [Fail(OpenError::EndedOnInitialize)]);
+        let events = [InitializeRefused(refused(-32022, &["2026-07-28"])), Closed];
+        assert_eq!(steps(start, events), [Discover(LATEST_MODERN), Fail(OpenError::EndedOnInitialize)]);
         let events = [InitializeRefused(refused(-32603, &[])), DiscoverRefused(refused(-32601, &[]))];
         let refusal = OpenError::Refused { asked: DISCOVER, code: -32601, message: "no".into() };
         assert_eq!(steps(start, events), [Discover(LATEST_MODERN), Fail(refusal)]);

@@ -71,6 +71,8 @@ pub enum Refused {
     Full,
     /// The pipe is closed.
     Closed,
+    /// It was taken back before it was written.
+    Unwanted,
 }
 
 /// A cloneable way into one pipe.
@@ -107,25 +109,42 @@ impl Writer {
 
     /// Sends a line, waiting [`Bounds::wait`] at the most while the queue is full.
     ///
+    /// Before each try `wanted` is asked whether the line is still wanted, and after one that failed `failed` is told.
+    ///
     /// # Errors
     /// [`Refused`]; nothing of the line was written then.
-    pub async fn send(&self, line: Line) -> Result<(), Refused> {
-        let mut line = match self.0.offer(line, false) {
-            Ok(()) => return Ok(()),
-            Err((line, Refused::Full)) => line,
-            Err((_, refused)) => return Err(refused),
+    pub async fn send(
+        &self,
+        line: Line,
+        mut wanted: impl FnMut() -> bool,
+        mut failed: impl FnMut(),
+    ) -> Result<(), Refused> {
+        let mut line = Some(line);
+        let mut attempt = || {
+            if !wanted() {
+                return Err(Refused::Unwanted);
+            }
+            let Some(offered) = line.take() else { return Err(Refused::Unwanted) };
+            self.0.offer(offered, false).map_err(|(refused_line, refused)| {
+                line = Some(refused_line);
+                failed();
+                refused
+            })
         };
+        match attempt() {
+            Err(Refused::Full) => {}
+            decided => return decided,
+        }
         let patience = tokio::time::sleep(self.0.bounds.wait);
         tokio::pin!(patience);
         loop {
             let mut room = std::pin::pin!(self.0.room.notified());
             // Registered before the second look, so that no shortening between the two is missed.
             room.as_mut().enable();
-            line = match self.0.offer(line, false) {
-                Ok(()) => return Ok(()),
-                Err((line, Refused::Full)) => line,
-                Err((_, refused)) => return Err(refused),
-            };
+            match attempt() {
+                Err(Refused::Full) => {}
+                decided => return decided,
+            }
             tokio::select! {
                 () = &mut room => {}
                 () = &mut patience => return Err(Refused::Full),
@@ -288,7 +307,10 @@ mod tests {
         });
         let mut expected = String::new();
         for n in 0..50 {
-            writer.send(Line::new([Bytes::from("a".repeat(n)), Bytes::from(n.to_string())])).await.unwrap();
+            writer
+                .send(Line::new([Bytes::from("a".repeat(n)), Bytes::from(n.to_string())]), || true, || {})
+                .await
+                .unwrap();
             expected.extend(["a".repeat(n), n.to_string(), "\n".to_owned()]);
         }
         while writer.0.lock().bytes > 0 {
@@ -305,16 +327,16 @@ mod tests {
         let (writer, driver) = Writer::new(near, BOUNDS);
         let _driving = tokio::spawn(driver.run());
         for id in 0..4 {
-            writer.send(Line::text("request").carrying(id)).await.unwrap();
+            writer.send(Line::text("request").carrying(id), || true, || {}).await.unwrap();
         }
-        assert_eq!(writer.send(Line::text("request").carrying(4)).await, Err(Refused::Full));
+        assert_eq!(writer.send(Line::text("request").carrying(4), || true, || {}).await, Err(Refused::Full));
         for _ in 0..4 {
             writer.push(Line::text("cancel")).unwrap();
         }
         assert_eq!(writer.push(Line::text("cancel")), Err(Refused::Full));
         // The first has begun: it may have run. The others cannot have.
         assert_eq!(writer.close(), [1, 2, 3]);
-        assert_eq!(writer.send(Line::text("late")).await, Err(Refused::Closed));
+        assert_eq!(writer.send(Line::text("late"), || true, || {}).await, Err(Refused::Closed));
     }
 
     #[tokio::test]
@@ -322,7 +344,7 @@ mod tests {
         let (near, far) = tokio::io::duplex(64);
         drop(far);
         let (writer, driver) = Writer::new(near, BOUNDS);
-        writer.send(Line::text("request").carrying(1)).await.unwrap();
+        writer.send(Line::text("request").carrying(1), || true, || {}).await.unwrap();
         driver.run().await.unwrap_err();
         assert_eq!(writer.close(), [1]);
     }
@@ -332,7 +354,7 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(64);
         let (writer, driver) = Writer::new(near, BOUNDS);
         let driving = tokio::spawn(driver.run());
-        writer.send(Line::text("x".repeat(5000))).await.unwrap();
+        writer.send(Line::text("x".repeat(5000)), || true, || {}).await.unwrap();
         let mut read = vec![0; 5001];
         far.read_exact(&mut read).await.unwrap();
         writer.close();

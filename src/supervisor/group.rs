@@ -99,6 +99,11 @@ impl Supervisor {
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(SupervisorError::AlreadyStarted);
         }
+        // A refusal leaves nothing behind that would stand in the way of another try.
+        Self::begin(settings).inspect_err(|_| STARTED.store(false, Ordering::SeqCst))
+    }
+
+    fn begin(settings: Settings) -> Result<Self, SupervisorError> {
         let (state_dir, lock, found) = take_directory(&settings)?;
         for Found { pid, name, .. } in found {
             warn!(%pid, name, "ended what a ferry that was killed had left");
@@ -107,7 +112,7 @@ impl Supervisor {
         platform::become_subreaper().map_err(SupervisorError::System)?;
         let run = new_run_id();
         let duties = Duties {
-            ledger: Ledger::open(&state_dir, run.clone()).map_err(SupervisorError::System)?,
+            ledger: Ledger::open(&state_dir, run.clone()),
             birth: Birth { parent: Pid::this(), parent_death: settings.parent_death_signal, descriptors },
             guard: settings.guard,
         };
@@ -180,7 +185,7 @@ impl Supervisor {
         self.thaw();
         self.0.steward.spawn_no_more();
         for process in self.processes().iter().filter(|process| process.role() == Role::Tunnel) {
-            drop(process.terminate());
+            drop(process.terminate()); // its own `term_grace` is what cloudflared was told
         }
         let start = Instant::now();
         Stopping { supervisor: self.clone(), start, budget: Budget::of(self.0.shutdown_timeout) }
@@ -269,7 +274,7 @@ impl Stopping {
         for process in supervisor.processes().iter() {
             drop(process.terminate());
         }
-        let kill = (Instant::now() + TERM_GRACE).min(self.start + self.budget.kill);
+        let kill = self.start + self.budget.kill;
         self.gone_with_orphans(kill, Signal::SIGTERM).await;
         if !self.is_gone() {
             info!("the time is over for what is left: killing it");
@@ -314,16 +319,21 @@ impl Stopping {
         }
     }
 
-    /// The same, with the orphans: their parents end only now, so they turn up one after another. Each gets SIGTERM once.
-    async fn gone_with_orphans(&self, deadline: Instant, signal: Signal) {
+    /// The same, with the orphans: their parents end only now, so they turn up one after another. Each gets SIGTERM once;
+    /// SIGKILL follows after the time that every child has between the two.
+    async fn gone_with_orphans(&self, deadline: Instant, mut signal: Signal) {
         let steward = &self.supervisor.0.steward;
+        let patience = Instant::now() + TERM_GRACE;
         let mut asked = HashSet::new();
         loop {
             let orphans: HashSet<i32> = steward.adopted().await.into_iter().map(|orphan| orphan.pid).collect();
             if self.is_gone() && orphans.is_empty() {
                 return;
             }
-            if !orphans.is_subset(&asked) || signal == Signal::SIGKILL {
+            if Instant::now() >= patience {
+                signal = Signal::SIGKILL;
+            }
+            if signal == Signal::SIGKILL || !orphans.is_subset(&asked) {
                 steward.signal_adopted(signal);
                 steward.signal_adopted(Signal::SIGCONT);
                 asked.extend(orphans);

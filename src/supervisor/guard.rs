@@ -7,7 +7,7 @@
 //! Deliberately absent: a runtime, threads, logging, configuration. It is deaf to what a terminal or a service manager
 //! sends to everybody, and sits in its own session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::ManuallyDrop;
@@ -253,6 +253,11 @@ impl Left<'_> {
     /// Forgets the groups that are gone, at once: their numbers may come to mean somebody else.
     fn is_empty(&mut self) -> bool {
         self.groups.retain(|group| !is_gone(*group));
+        if !self.groups.is_empty() {
+            // A group of zombies is gone, too: whoever adopted them may take its time to reap them.
+            let living: BTreeSet<i32> = platform::living().map(|(_, identity)| identity.group.as_raw()).collect();
+            self.groups.retain(|group| living.contains(&group.as_raw()));
+        }
         self.groups.is_empty() && self.strays().is_empty()
     }
 

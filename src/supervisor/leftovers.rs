@@ -51,8 +51,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn open(state_dir: &Path, run: String) -> io::Result<Self> {
-        Ok(Self { path: state_dir.join(FILE), boot: platform::boot_id()?, run })
+    pub(super) fn open(state_dir: &Path, run: String) -> Self {
+        // Where the system does not name its boots, nothing is known about leftovers; the guard still is there.
+        Self { path: state_dir.join(FILE), boot: platform::boot_id().unwrap_or_default(), run }
     }
 
     pub(super) fn run(&self) -> &str {
@@ -78,7 +79,8 @@ impl Ledger {
 /// else the run's id in its environment.
 pub(super) fn sweep(state_dir: &Path) -> Vec<Found> {
     let Some(children) = read(&state_dir.join(FILE)) else { return Vec::new() };
-    if platform::boot_id().ok().as_deref() != Some(children.boot.as_str()) {
+    let same_boot = platform::boot_id().is_ok_and(|boot| !boot.is_empty() && boot == children.boot);
+    if !same_boot {
         return Vec::new();
     }
     let found = look(&children);
@@ -154,8 +156,9 @@ fn wait_until_gone(children: &Children, limit: Duration, with: Option<Signal>) {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "no steward runs in the library's unit tests")]
 mod tests {
+    use std::io::Read;
     use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
@@ -166,12 +169,15 @@ mod tests {
     }
 
     fn sleeper(run: Option<&str>) -> Child {
-        let mut command = Command::new("sleep");
-        command.arg("300").process_group(0).env_remove(env::MCP_FERRY_RUN);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo ready; read forever"]).process_group(0).env_remove(env::MCP_FERRY_RUN);
         if let Some(run) = run {
             command.env(env::MCP_FERRY_RUN, run);
         }
-        command.spawn().unwrap()
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Until exec is over, the kernel shows no environment.
+        child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
+        child
     }
 
     fn pid(child: &Child) -> Pid {

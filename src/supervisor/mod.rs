@@ -35,8 +35,8 @@ pub use group::{Ended, SHUTDOWN_TIMEOUT, Settings, Stopping, Supervisor};
 pub use helper::{Helper, HelperError, Output};
 pub use nix::sys::signal::Signal;
 pub use process::{
-    Capture, Incarnation, LAST_OUTPUT, Process, Retry, Role, SpawnError, Spec, Start, State, Status, Stopped, Then,
-    Ticket,
+    Capture, Incarnation, LAST_OUTPUT, Process, Retry, Role, SpawnError, Spec, Start, State, Status, Stopped,
+    TERM_GRACE, Then, Ticket,
 };
 pub use steward::Adopted;
 

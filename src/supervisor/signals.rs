@@ -2,9 +2,12 @@
 
 use std::ffi::c_int;
 use std::fs::File;
+use std::future::pending;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::libc;
@@ -12,8 +15,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::iterator::exfiltrator::origin::Origin;
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{field, info};
 
 /// What ferry is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,32 +105,64 @@ impl Interpreter {
     }
 }
 
-/// Starts to listen, on a thread of its own. To be called before the first child is started: from here on no signal
-/// ends ferry by itself.
-pub fn listen() -> io::Result<mpsc::UnboundedReceiver<Asked>> {
-    let mut interpreter = Interpreter::of_this_process();
-    let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
-    let (tell, asked) = mpsc::unbounded_channel();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for origin in signals.forever() {
-            let Ok(signal) = Signal::try_from(origin.signal) else { continue };
-            let sender = origin.process.map(|process| process.pid);
-            let asks = interpreter.on(signal);
-            info!(%signal, sender, ?asks, "got a signal");
-            if let Some(asks) = asks
-                && tell.send(asks).is_err()
-            {
-                return;
-            }
-        }
-    })?;
-    Ok(asked)
+/// What the operating system asks for, one after another.
+#[derive(Debug)]
+pub struct Signals {
+    asked: mpsc::UnboundedReceiver<Asked>,
+    /// Set by SIGCONT's handler, cleared when a batch of signals is looked at.
+    continued: Arc<AtomicBool>,
 }
 
-/// Stops this process where it stands, until SIGCONT.
-pub fn stand_still() {
-    // It cannot fail for one's own process.
-    let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+impl Signals {
+    /// Starts to listen, on a thread of its own. To be called before the first child is started: from here on no signal
+    /// ends ferry by itself.
+    pub fn listen() -> io::Result<Self> {
+        let mut interpreter = Interpreter::of_this_process();
+        let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
+        // After the line above, so that handlers run in this order: where the flag is up, the signal is in the batch.
+        let continued = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGCONT, Arc::clone(&continued))?;
+        let (tell, asked) = mpsc::unbounded_channel();
+        let flag = Arc::clone(&continued);
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            while !tell.is_closed() {
+                let pending = signals.wait();
+                flag.store(false, Ordering::SeqCst);
+                let batch: Vec<Origin> = pending.collect();
+                // Those that wait together come without their order. Whoever sent both meant the last one, and to go on
+                // is the one that does no harm.
+                let goes_on = batch.iter().any(|origin| origin.signal == libc::SIGCONT);
+                for origin in batch.iter().filter(|origin| !(goes_on && origin.signal == libc::SIGTSTP)) {
+                    let Ok(signal) = Signal::try_from(origin.signal) else { continue };
+                    let sender = origin.process.map(|process| process.pid);
+                    let asks = interpreter.on(signal);
+                    info!(%signal, sender, asks = asks.map(field::debug), "got a signal");
+                    if let Some(asks) = asks {
+                        let _ = tell.send(asks);
+                    }
+                }
+            }
+        })?;
+        Ok(Self { asked, continued })
+    }
+
+    /// The next one. Safe to be dropped and called again.
+    pub async fn recv(&mut self) -> Asked {
+        match self.asked.recv().await {
+            Some(asked) => asked,
+            // The thread lives as long as this does.
+            None => pending().await,
+        }
+    }
+
+    /// Stops this process where it stands, until SIGCONT; unless that has come already, since nobody would send it
+    /// again. (Between the look and the stop lies a microsecond; whoever hits that sends a second one.)
+    pub fn stand_still(&self) {
+        if !self.continued.load(Ordering::SeqCst) {
+            // It cannot fail for one's own process.
+            let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+        }
+    }
 }
 
 fn is_ignored(signal: c_int) -> bool {

@@ -86,6 +86,7 @@ pub struct Adopted {
 enum Command {
     Spawn(Box<Order>, oneshot::Sender<Result<Born, SpawnError>>),
     Signal(GroupId, Signal),
+    Freeze(GroupId, oneshot::Sender<()>),
     SpawnNoMore,
     KillAll,
     Adopted(oneshot::Sender<Vec<Adopted>>),
@@ -145,6 +146,11 @@ impl Steward {
     /// Sends a signal to a whole group, if it still exists.
     pub(super) fn signal(&self, group: GroupId, signal: Signal) {
         self.send(Command::Signal(group, signal));
+    }
+
+    /// Sends SIGSTOP to a whole group and answers when it is sent: ferry, and this thread with it, stands still next.
+    pub(super) fn freeze(&self, group: GroupId, done: oneshot::Sender<()>) {
+        self.send(Command::Freeze(group, done));
     }
 
     /// From now on every spawn is refused.
@@ -301,6 +307,10 @@ impl Loop {
                 }
             }
             Command::Signal(group, signal) => self.signal(group, signal),
+            Command::Freeze(group, done) => {
+                self.signal(group, Signal::SIGSTOP);
+                let _ = done.send(());
+            }
             Command::SpawnNoMore => self.spawning = false,
             Command::KillAll => {
                 self.spawning = false;

@@ -142,12 +142,15 @@ impl Target {
     /// Writes one line, after a note about those lost before it. A line that cannot be written is lost and counted.
     fn append(&self, line: &[u8]) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = self.lost.swap(0, Ordering::Relaxed);
+        // Struck off only once it is written: a disk that hangs meanwhile must not make it look as if nothing was lost.
+        let lost = self.lost.load(Ordering::Relaxed);
         let note = if lost == 0 { String::new() } else { format!("ferry: {lost} lines were lost here\n") };
-        if self.write_rotating(&mut open, &[note.as_bytes(), line].concat()).is_err() {
+        if self.write_rotating(&mut open, &[note.as_bytes(), line].concat()).is_ok() {
+            self.lost.fetch_sub(lost, Ordering::Relaxed);
+        } else {
             // Opened anew next time: the directory may have been removed, the disk mounted again.
             *open = None;
-            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -261,10 +264,22 @@ mod tests {
         let writer = LogWriter::start(Limits::default()).unwrap();
         let log = writer.file(path.clone());
         for _ in 0..2 * QUEUE_LINES {
-            log.write(vec![b'x'; 100]);
+            log.write(b"line".to_vec());
         }
-        assert!(log.target.lost.load(Ordering::Relaxed) >= u64::try_from(QUEUE_LINES).unwrap() - 1);
         assert!(log.writer.waiting_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES);
-        let _reader = File::open(&path).unwrap(); // lets the thread end
+
+        // Now it goes on: every line is there, or counted.
+        let read = thread::spawn(move || fs::read_to_string(&path).unwrap());
+        while log.writer.waiting_bytes.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
+        log.write(b"last".to_vec());
+        drop((log, writer));
+        let text = read.join().unwrap();
+        let written = text.lines().filter(|line| *line == "line").count();
+        let lost: usize = text.lines().filter_map(|line| line.split(' ').nth(1)?.parse::<usize>().ok()).sum();
+        assert!(lost >= QUEUE_LINES - 2, "{lost} lost, {written} written");
+        assert_eq!(written + lost, 2 * QUEUE_LINES);
+        assert!(text.ends_with("last\n"));
     }
 }

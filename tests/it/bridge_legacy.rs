@@ -1,5 +1,6 @@
 //! Legacy clients at a shared legacy server, whose every line is the test's own.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mcp_ferry::config::limits::Limits;
@@ -588,6 +589,24 @@ async fn a_crash_fails_what_was_in_flight_and_the_session_goes_on_with_the_next_
 }
 
 #[tokio::test]
+async fn what_is_asked_before_the_crash_is_noticed_waits_for_the_next_process_too() {
+    let (mut rig, child) = rig().await;
+    let client = Client::new(&rig.url).initialize(json!({})).await;
+    rig.tells_ends.store(false, Ordering::Relaxed);
+    child.exit().await;
+    let next = posting(&client, call(json!(1), "again"));
+    assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
+    // To whoever starts processes that one still ran, so the wish came to nothing: it is said again.
+    rig.endpoint.child().down();
+    assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
+    let capabilities = json!({"tools": {"listChanged": true}, "logging": {}, "resources": {"subscribe": true}});
+    let mut child = rig.legacy_child(capabilities).await;
+    let request = child.read().await;
+    child.answer(&request, json!({"ok": true})).await;
+    assert_eq!(body(posted(next).await).await["result"], json!({"ok": true}));
+}
+
+#[tokio::test]
 async fn a_server_that_can_do_less_after_its_restart_ends_the_sessions() {
     let (rig, child) = rig().await;
     let client = Client::new(&rig.url).initialize(json!({})).await;
@@ -611,10 +630,10 @@ async fn without_a_server_a_request_is_refused_before_anything_was_sent() {
     assert_eq!((status, &answer["id"], &answer["error"]["code"]), (503, &json!(1), &json!(-31001)));
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
     // One immediate try during back-off: if it fails, the request need not wait any longer.
-    rig.endpoint.child().down(1);
+    rig.endpoint.child().down();
     let answer = posting(&client, initialize);
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
-    rig.endpoint.child().down(2);
+    rig.endpoint.child().down();
     assert_eq!(posted(answer).await.status(), 503);
 }
 
@@ -746,4 +765,98 @@ async fn what_a_killed_server_had_not_begun_to_read_was_never_sent() {
     );
     let (status, answer) = outcome(posted(waiting).await).await;
     assert_eq!((status, &answer["error"]["data"]["ferry"]["reason"]), (503, &json!("upstream_unavailable")));
+}
+
+#[tokio::test]
+async fn a_batch_is_split_for_the_server_and_its_answers_come_together() {
+    let (rig, mut child) = rig().await;
+    let client = Client::new(&rig.url).initialize_at("2025-03-26", json!({})).await;
+    let batch = json!([
+        call_with_token(1, "a", "t"),
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "ping"},
+        call(3, "b"),
+        {"jsonrpc": "2.0", "id": 4, "method": "tasks/list"},
+    ]);
+    let plain = posting(&client.with("accept", "application/json"), batch.clone());
+    let (first, second) = (child.read().await, child.read().await);
+    assert_eq!((&first["params"]["name"], &second["params"]["name"]), (&json!("a"), &json!("b")), "never an array");
+    child.answer(&second, json!({"n": 3})).await;
+    child.answer(&first, json!({"n": 1})).await;
+    let answers = body(posted(plain).await).await;
+    let ids: Vec<_> = answers.as_array().unwrap().iter().map(|answer| answer["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    assert_eq!((&answers[0]["result"], &answers[3]["error"]["code"]), (&json!({"n": 1}), &json!(-32601)));
+    let streamed = posting(&client, batch);
+    let (first, second) = (child.read().await, child.read().await);
+    child.notify("notifications/progress", json!({"progressToken": first["id"], "progress": 1})).await;
+    child.answer(&second, json!({"n": 3})).await;
+    child.answer(&first, json!({"n": 1})).await;
+    let events = Events::of(posted(streamed).await).rest().await;
+    let mut ids: Vec<_> = events.iter().filter_map(|event| event["id"].as_u64()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    assert_eq!(events.iter().filter(|event| event["method"] == "notifications/progress").count(), 1);
+    let only_notifications = json!([{"jsonrpc": "2.0", "method": "notifications/initialized"}]);
+    assert_eq!(client.post(only_notifications).await.status(), 202);
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    for refused in [
+        json!([]),
+        json!([1]),
+        json!([ping, {"jsonrpc": "2.0", "id": 2, "method": "initialize"}]),
+        json!(vec![&ping; 65]),
+    ] {
+        assert_eq!(outcome(client.post(refused.clone()).await).await.1["error"]["code"], -32600, "{refused}");
+    }
+    let newer = Client::new(&rig.url).initialize(json!({})).await;
+    let (status, answer) = outcome(newer.post(json!([ping])).await).await;
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)));
+}
+
+#[tokio::test]
+async fn the_older_transport_has_one_stream_for_everything() {
+    let (rig, mut child) = rig().await;
+    let root = rig.url.strip_suffix("/mcp").unwrap().to_owned();
+    let open = || async {
+        let response =
+            Client::new(&format!("{root}/mcp/sse")).with("accept", "text/event-stream").send(Method::GET, "").await;
+        let mut events = Events::of(response);
+        let endpoint = events.block().await.unwrap();
+        let path = endpoint.strip_prefix("event: endpoint\ndata: ").unwrap().to_owned();
+        assert!(path.starts_with("/mcp/message?sessionId="), "{path}");
+        (events, Client::new(&format!("{root}{path}")))
+    };
+    let (mut events, client) = open().await;
+    assert_eq!(client.post(call(0, "early")).await.status(), 400, "`initialize` comes first");
+    let params = json!({"protocolVersion": "2024-11-05", "capabilities": {"elicitation": {}}, "clientInfo": {"name": "old", "version": "1"}});
+    let initialize = json!({"jsonrpc": "2.0", "id": "i", "method": "initialize", "params": params});
+    let response = client.post(initialize).await;
+    assert_eq!(response.status(), 202);
+    assert!(!response.headers().contains_key("mcp-session-id"));
+    assert_eq!(events.next().await.unwrap()["result"]["protocolVersion"], "2024-11-05");
+    assert_eq!(client.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await.status(), 202);
+    assert_eq!(client.post(call_with_token(1, "a", "t")).await.status(), 202);
+    let request = child.read().await;
+    child.notify("notifications/progress", json!({"progressToken": request["id"], "progress": 1})).await;
+    assert_eq!(events.next().await.unwrap()["params"], json!({"progressToken": "t", "progress": 1}));
+    child.send(json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": {"message": "?"}})).await;
+    let question = events.next().await.unwrap();
+    client.post(json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}})).await;
+    assert_eq!(child.read().await["result"], json!({"action": "decline"}));
+    child.answer(&request, json!({"n": 1})).await;
+    assert_eq!(events.next().await.unwrap(), json!({"jsonrpc": "2.0", "id": 1, "result": {"n": 1}}));
+    client.post(json!({"jsonrpc": "2.0", "id": 2, "method": "ping"})).await;
+    assert_eq!(events.next().await.unwrap()["result"], json!({}));
+    child.notify("notifications/tools/list_changed", json!({})).await;
+    assert_eq!(events.next().await.unwrap()["method"], "notifications/tools/list_changed");
+    let (_others, other) = open().await;
+    assert_eq!(other.post(call(1, "x")).await.status(), 400);
+    let unknown = Client::new(&format!("{root}/mcp/message?sessionId=made-up"));
+    assert_eq!(unknown.post(call(1, "x")).await.status(), 404);
+    // What ends the stream ends the session, and cancels what it had in flight.
+    assert_eq!(client.post(call(3, "slow")).await.status(), 202);
+    let request = child.read().await;
+    drop(events);
+    assert_eq!(child.read().await["params"]["requestId"], request["id"]);
+    assert_eq!(client.post(call(4, "x")).await.status(), 404);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::super::attribution::{Seen, of_log, of_question, of_unknown};
 use super::super::child::{Child, Live, deliver, withdrawal};
@@ -63,7 +64,10 @@ pub(in crate::bridge) fn request(child: &Arc<Child>, live: &Arc<Live>, id: &str,
 fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i32, &'static str)> {
     let params = message.param_members().map_err(|_| (code::INVALID_PARAMS, "a member stands there twice"))?;
     let view = View::of(live);
-    let named = related_task(&params).and_then(|task| child.task_owner(&task));
+    let named = match related_task(&params).filter(|task| child.knows_task(task)) {
+        Some(task) => Some(child.task_owner(&task).ok_or((code::INTERNAL_ERROR, "the task's client is gone"))?),
+        None => None,
+    };
     let (session, stream) = if let Some(session) = named {
         // The server itself says whose it is.
         let stream = view.session(Key::of_session(&session)).and_then(|(_, stream)| stream);
@@ -81,38 +85,45 @@ fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i
     }
     let asked = Asked {
         generation: live.generation,
-        id: message.id().unwrap_or_default(),
+        id: Bytes::copy_from_slice(&message.id().unwrap_or_default()),
         exchange: stream.as_ref().map(|(number, _)| *number),
         method: message.method().to_owned(),
         token: params.object("_meta").and_then(|meta| meta.text(meta::PROGRESS_TOKEN).map(str::to_owned)),
+        deadline: Instant::now() + child.limits.s2c_timeout,
     };
     let number = session
-        .ask(asked.clone(), child.limits.max_questions)
+        .ask(asked, child.limits.max_questions)
         .ok_or((code::INTERNAL_ERROR, "too many questions are waiting for this client"))?;
     let text = envelope::call(Some(&number.to_string()), message.method(), message.params_text());
     let json = vec![Bytes::from(text)];
-    let (child, live) = (Arc::clone(child), Arc::clone(live));
+    live.busy.notify_one();
     if stream.is_some() || session.standalone.is_open() {
-        deliver(&session, stream.as_ref().map(|(_, exchange)| exchange), Class::Question(number), json);
-        tokio::spawn(async move { await_answer(&child, &live, &session, number).await });
-    } else {
-        tokio::spawn(async move {
-            let opened = tokio::time::timeout(child.limits.s2c_stream_wait, session.standalone.wait_open()).await;
-            if opened.is_ok() && session.standalone.push(Class::Question(number), json) {
-                await_answer(&child, &live, &session, number).await;
-            } else if let Some(asked) = session.answered(number) {
-                let id = String::from_utf8_lossy(&asked.id);
-                live.connection.refuse(&id, code::INTERNAL_ERROR, "the client has no stream open");
-            }
-        });
+        if !deliver(&session, stream.as_ref().map(|(_, exchange)| exchange), Class::Question(number), json) {
+            undeliverable(live, &session, number);
+        }
+        return Ok(());
     }
+    let (live, wait) = (Arc::clone(live), child.limits.s2c_stream_wait);
+    tokio::spawn(async move {
+        let opened = tokio::time::timeout(wait, session.standalone.wait_open()).await;
+        if opened.is_err() || !session.standalone.push(Class::Question(number), json) {
+            undeliverable(&live, &session, number);
+        }
+    });
     Ok(())
 }
 
-/// Gives the client its time to answer, then answers in its place.
-async fn await_answer(child: &Child, live: &Live, session: &Session, number: u64) {
-    tokio::time::sleep(child.limits.s2c_timeout).await;
+/// Tells the server that its question reaches nobody.
+fn undeliverable(live: &Live, session: &Session, number: u64) {
     if let Some(asked) = session.answered(number) {
+        let id = String::from_utf8_lossy(&asked.id);
+        live.connection.refuse(&id, code::INTERNAL_ERROR, "the client has no stream open");
+    }
+}
+
+/// Answers the questions that a session's client has left unanswered for too long.
+pub(in crate::bridge) fn end_unanswered(live: &Live, session: &Session, now: Instant) {
+    for (number, asked) in session.overdue(live.generation, now) {
         take_back(session, number, "timed out");
         unanswered(&live.connection, &asked, "the client did not answer in time");
     }
@@ -214,9 +225,13 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
     let params = message.param_members().unwrap_or_default();
     let text = || vec![Bytes::from(envelope::call(None, message.method(), message.params_text()))];
     match message.method() {
-        changed if changed.ends_with("/list_changed") => {
+        changed @ ("notifications/tools/list_changed"
+        | "notifications/prompts/list_changed"
+        | "notifications/resources/list_changed") => {
             for session in child.sessions.all() {
-                session.standalone.push(Class::ListChanged(changed.to_owned()), text());
+                // Without what else it may carry: this one is for everybody.
+                let bare = vec![Bytes::from(envelope::call(None, changed, None))];
+                session.standalone.push(Class::ListChanged(changed.to_owned()), bare);
             }
         }
         "notifications/resources/updated" => {
@@ -255,7 +270,7 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         }
         unknown => {
             let view = View::of(live);
-            let only = child.sessions.only();
+            let only = child.sessions.only().filter(|only| live.serves_only(&only.identity));
             let key = of_unknown(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
             if let Some((session, stream)) = recipient(&view, key, only) {
                 deliver(&session, stream.as_ref().map(|(_, exchange)| exchange), Class::Other, text());
@@ -276,7 +291,7 @@ fn recipient(view: &View, key: Option<Key>, only: Option<Arc<Session>>) -> Optio
 
 fn log(child: &Child, live: &Live, params: &Members<'_>, text: impl Fn() -> Vec<Bytes>) {
     let view = View::of(live);
-    let only = child.sessions.only();
+    let only = child.sessions.only().filter(|only| live.serves_only(&only.identity));
     let key = of_log(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
     let Some((session, stream)) = recipient(&view, key, only) else {
         return tracing::debug!(

@@ -1,24 +1,29 @@
 //! Legacy client, legacy server: many sessions share one handshake.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::super::child::{Child, Live};
 use super::super::era;
-use super::super::exchange::{Asking, Exchange, Owner, Words, envelope, forward};
-use super::super::headers::MCP_SESSION_ID;
+use super::super::exchange::{Asking, Begun, Exchange, Owner, Reader, Words, begin, envelope};
+use super::super::headers::{LAST_EVENT_ID, MCP_SESSION_ID, single};
 use super::super::level::Level;
 use super::super::methods;
 use super::super::refusal::Refusal;
+use super::super::replay::{EventId, Standing, Track, opening};
+use super::super::reply::Json;
 use super::super::session_id::Abilities;
 use super::super::sessions::Session;
-use super::super::stream::{Body, bare, event_stream};
+use super::super::standalone::{self, Standalone};
+use super::super::stream::{Body, Event, OK, Source, bare, event_stream, json};
 use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
-use crate::mcp::members::{Members, quote, rewrite};
+use crate::mcp::members::{Members, elements, quote, rewrite};
 use crate::mcp::version::{Era, LATEST_LEGACY, LEGACY};
 
 /// `initialize`: a session, and the server's own words about itself.
@@ -31,6 +36,19 @@ pub(in crate::bridge) async fn initialize(call: &Call<'_>, message: &Message) ->
 }
 
 async fn open(call: &Call<'_>, message: &Message) -> Result<Response<Body>, Refusal> {
+    let (session, welcome) = open_session(call, message, None).await?;
+    let mut response = call.now(welcome);
+    let header = HeaderValue::from_str(&session.id).expect("a session id is of letters, digits, - and _");
+    response.headers_mut().insert(MCP_SESSION_ID, header);
+    Ok(response)
+}
+
+/// Opens a session, with `own_stream` for its stream if it has one already. Returns the answer too.
+pub(in crate::bridge) async fn open_session(
+    call: &Call<'_>,
+    message: &Message,
+    own_stream: Option<Arc<Standalone>>,
+) -> Result<(Arc<Session>, Json), Refusal> {
     let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
     let Some(asked) = params.string("protocolVersion") else {
         let why = Cow::Borrowed("`params.protocolVersion` must be a string");
@@ -43,14 +61,12 @@ async fn open(call: &Call<'_>, message: &Message) -> Result<Response<Body>, Refu
     let version = LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY);
     let client = params.object("clientInfo").unwrap_or_default();
     let client = |name| client.string(name).map(Cow::into_owned).unwrap_or_default();
+    let client = (client("name"), client("version"));
     let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
-    let session =
-        call.endpoint.sessions.open(call.identity, version, abilities, (client("name"), client("version")))?;
+    let session = call.endpoint.sessions.open(call.identity, version, abilities, client, own_stream)?;
+    call.endpoint.sessions.take_evicted().iter().for_each(|session| call.endpoint.child.forget_session(session));
     tracing::info!(client = session.client, version, "a session was opened");
-    let mut response = call.now(envelope(&id, "result", welcome(&live, version)));
-    let header = HeaderValue::from_str(&session.id).expect("a session id is of letters, digits, - and _");
-    response.headers_mut().insert(MCP_SESSION_ID, header);
-    Ok(response)
+    Ok((session, envelope(&id, "result", welcome(&live, version))))
 }
 
 /// The server's `InitializeResult` with the version negotiated here, and without a list of everybody's tasks.
@@ -94,7 +110,10 @@ pub(in crate::bridge) async fn message(
     let outcome = async {
         let session = find(call, named)?;
         match message.kind() {
-            Kind::Request => request(call, &session, message, params).await,
+            Kind::Request => Ok(match request(call, &session, message, params).await? {
+                Begun::Now(json) => call.now(json),
+                Begun::Later(reader) => reader.respond(call.terms()).await,
+            }),
             Kind::Notification => {
                 notification(call, &session, message, params);
                 Ok(bare(StatusCode::ACCEPTED))
@@ -108,10 +127,93 @@ pub(in crate::bridge) async fn message(
     outcome.await.unwrap_or_else(|refusal| refused(&refusal, message))
 }
 
-/// A standing stream of a session.
+/// A standing stream of a session, or one that goes on where it broke off.
 pub(in crate::bridge) fn stream(call: &Call<'_>, named: &era::Session<'_>) -> Result<Response<Body>, Refusal> {
     let session = find(call, named)?;
-    Ok(event_stream(session.standalone.open(), call.endpoint.limits.keep_alive))
+    let keep_alive = call.endpoint.limits.keep_alive;
+    let last = single(call.headers, &LAST_EVENT_ID).ok().flatten().and_then(EventId::parse);
+    let known = last.as_ref().and_then(|last| session.tracks.find(&last.stream));
+    match (last, known) {
+        (Some(last), Some(track)) if last.is_standalone() => {
+            // It may have no final response, so there is always something to go on with.
+            let missed = match track.after(last.seq) {
+                Standing::Goes(missed, _) => missed,
+                Standing::Over => VecDeque::new(),
+            };
+            Ok(event_stream(StandingStream::new(&session, track, missed), opening(session.version, &last), keep_alive))
+        }
+        (Some(last), Some(track)) => match track.after(last.seq) {
+            // An SSE body without anything to say would make some clients come back for ever.
+            Standing::Over => Ok(bare(StatusCode::NO_CONTENT)),
+            Standing::Goes(missed, exchange) => {
+                let key = track.attach();
+                let reader = exchange.map(|exchange| Reader::resume(exchange, track, key));
+                Ok(event_stream(Resumed { missed, reader }, opening(session.version, &last), keep_alive))
+            }
+        },
+        (Some(last), None) if !last.is_standalone() => {
+            // Never 404, which would mean that the session is gone.
+            Err(Refusal::InvalidRequest("unknown stream in Last-Event-ID".into()))
+        }
+        // After an error SDK clients give the standing stream up for good, so an unknown one is a new one.
+        _ => {
+            let track = session.tracks.standalone();
+            let first = EventId { stream: track.id.clone(), seq: 0 };
+            Ok(event_stream(
+                StandingStream::new(&session, track, VecDeque::new()),
+                opening(session.version, &first),
+                keep_alive,
+            ))
+        }
+    }
+}
+
+/// A POST's stream that goes on: what was missed, then what the request still has to say.
+struct Resumed {
+    missed: VecDeque<(EventId, Json)>,
+    reader: Option<Reader>,
+}
+
+impl Source for Resumed {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Some((id, json)) = self.missed.pop_front() {
+            return Poll::Ready(Some(Event { id: Some(id), json }));
+        }
+        match &mut self.reader {
+            Some(reader) => reader.poll_event(context),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+/// A session's own stream: what was missed of it, then whatever comes.
+struct StandingStream {
+    session: Arc<Session>,
+    track: Arc<Track>,
+    key: u64,
+    missed: VecDeque<(EventId, Json)>,
+    stream: standalone::Stream,
+}
+
+impl StandingStream {
+    fn new(session: &Arc<Session>, track: Arc<Track>, missed: VecDeque<(EventId, Json)>) -> Self {
+        let key = track.attach();
+        Self { session: Arc::clone(session), track, key, missed, stream: session.standalone.open() }
+    }
+}
+
+impl Source for StandingStream {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if !self.track.serves(self.key, context.waker()) {
+            return Poll::Ready(None);
+        }
+        if let Some((id, json)) = self.missed.pop_front() {
+            return Poll::Ready(Some(Event { id: Some(id), json }));
+        }
+        self.stream.poll_event(context).map(|event| {
+            event.map(|event| Event { id: Some(self.session.tracks.note(&self.track, &event.json, false)), ..event })
+        })
+    }
 }
 
 /// The end of a session.
@@ -126,6 +228,7 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     let found = call.endpoint.sessions.find(call.identity, named.id)?;
     let session = found.session;
     if found.revived {
+        call.endpoint.sessions.take_evicted().iter().for_each(|session| call.endpoint.child.forget_session(session));
         tracing::info!(client = session.client, "a session was revived");
         if let Some(live) = call.endpoint.child.current() {
             Child::hint_lists(&session, &live);
@@ -139,7 +242,12 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     Ok(session)
 }
 
-fn notification(call: &Call<'_>, session: &Arc<Session>, message: &Message, params: &era::Params<'_>) {
+pub(in crate::bridge) fn notification(
+    call: &Call<'_>,
+    session: &Arc<Session>,
+    message: &Message,
+    params: &era::Params<'_>,
+) {
     match message.method() {
         methods::CANCELLED => {
             let Some(id) = params.members.text("requestId") else { return };
@@ -172,44 +280,138 @@ fn cancel(child: &Child, session: &Arc<Session>, id: &str, reason: Option<&str>)
     }
 }
 
-async fn request(
+/// The empty result. Exactly that: some clients refuse an answer with more in it.
+fn empty(id: &[u8]) -> Begun {
+    Begun::Now(envelope(id, "result", Bytes::from_static(b"{}")))
+}
+
+/// A batch, which only sessions of 2025-03-26 have: each of its messages goes its own way, and the answers come
+/// together.
+pub(in crate::bridge) async fn batch(
+    call: &Call<'_>,
+    named: &era::Session<'_>,
+    body: &[u8],
+) -> Result<Response<Body>, Refusal> {
+    let invalid = |why: &'static str| Refusal::InvalidRequest(why.into());
+    let session = find(call, named)?;
+    if session.version != BATCHES {
+        return Err(invalid("arrays of messages are of protocol version 2025-03-26 only"));
+    }
+    let text = std::str::from_utf8(body).map_err(|_| invalid("the body is not valid UTF-8"))?;
+    let elements = elements(text).map_err(|error| Refusal::ParseError(error.to_string().into()))?;
+    if !(1..=MAX_BATCH).contains(&elements.len()) {
+        return Err(invalid("a batch has 1 to 64 messages"));
+    }
+    let messages = elements.iter().map(|element| Message::from_client(element.get().as_bytes().to_vec()));
+    let messages: Vec<Message> = messages.collect::<Result<_, _>>()?;
+    if messages.iter().any(|message| message.method() == methods::INITIALIZE) {
+        return Err(invalid("`initialize` cannot be part of a batch"));
+    }
+    // All are sound before the first one goes out.
+    let parameters = messages.iter().map(era::Params::of).collect::<Result<Vec<_>, _>>()?;
+    let mut answers = Vec::new();
+    for (message, params) in messages.iter().zip(&parameters) {
+        match message.kind() {
+            Kind::Request => answers.push(
+                request(call, &session, message, params)
+                    .await
+                    .unwrap_or_else(|refusal| Begun::Now(vec![Bytes::from(refusal.in_band(message.id().as_deref()))])),
+            ),
+            Kind::Notification => notification(call, &session, message, params),
+            Kind::Response => legacy_child::answered(&call.endpoint.child, &session, message),
+        }
+    }
+    if answers.is_empty() {
+        return Ok(bare(StatusCode::ACCEPTED));
+    }
+    if call.accepted.sse() {
+        return Ok(event_stream(Together(answers), OK, call.endpoint.limits.keep_alive));
+    }
+    let mut array = vec![Bytes::from_static(b"[")];
+    for answer in answers {
+        if array.len() > 1 {
+            array.push(Bytes::from_static(b","));
+        }
+        array.extend(match answer {
+            Begun::Now(json) => json,
+            Begun::Later(reader) => reader.whole().await,
+        });
+    }
+    array.push(Bytes::from_static(b"]"));
+    Ok(json(StatusCode::OK, array))
+}
+
+/// The only version with batches.
+const BATCHES: &str = "2025-03-26";
+
+/// How many messages a batch may have.
+const MAX_BATCH: usize = 64;
+
+/// Several answers on one stream, each as it comes.
+struct Together(Vec<Begun>);
+
+impl Source for Together {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut at = 0;
+        while at < self.0.len() {
+            match &mut self.0[at] {
+                Begun::Now(json) => {
+                    let json = std::mem::take(json);
+                    self.0.remove(at);
+                    return Poll::Ready(Some(json.into()));
+                }
+                Begun::Later(reader) => match reader.poll_event(context) {
+                    Poll::Ready(Some(event)) => return Poll::Ready(Some(event)),
+                    Poll::Ready(None) => drop(self.0.remove(at)),
+                    Poll::Pending => at += 1,
+                },
+            }
+        }
+        if self.0.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
+
+pub(in crate::bridge) async fn request(
     call: &Call<'_>,
     session: &Arc<Session>,
     message: &Message,
     params: &era::Params<'_>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Begun, Refusal> {
+    let _busy = session.busy();
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
     let child = &call.endpoint.child;
     let method = message.method();
     let missing = || Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() };
     let invalid = |why: &'static str| Refusal::InvalidParams { era: Era::Legacy, why: why.into() };
     match method {
-        methods::PING => return Ok(call.empty(&id)),
+        methods::PING => return Ok(empty(&id)),
         methods::DISCOVER | methods::LISTEN | methods::TASKS_LIST => return Err(missing()),
         _ if methods::is_notification(method) => return Err(missing()),
         methods::SET_LEVEL => {
             let level = params.members.string("level").and_then(|name| Level::parse(&name));
             let level = level.ok_or(invalid("`params.level` must be a log level"))?;
             let live = child.live().await?;
+            of_era(&live, Era::Legacy)?;
             if !live.facts.declares(&["logging"]) {
                 return Err(missing());
             }
             session.set_level(level);
             child.raise_level(&live);
-            return Ok(call.empty(&id));
+            return Ok(empty(&id));
         }
         methods::RESOURCES_SUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
             let live = child.live().await?;
+            of_era(&live, Era::Legacy)?;
             let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
             let new = new.ok_or(invalid("too many subscriptions in this session"))?;
             return Ok(match child.subscribe(&live, session, &uri).await {
-                Ok(()) => call.empty(&id),
+                Ok(()) => empty(&id),
                 Err(error) => {
                     if new {
                         session.unsubscribe(&uri);
                     }
-                    call.now(envelope(&id, "error", error))
+                    Begun::Now(envelope(&id, "error", error))
                 }
             });
         }
@@ -218,7 +420,7 @@ async fn request(
             if session.unsubscribe(&uri) {
                 child.unsubscribe(session, &uri);
             }
-            return Ok(call.empty(&id));
+            return Ok(empty(&id));
         }
         methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL => {
             let task = params.members.string("taskId").ok_or(invalid("`params.taskId` must be a string"))?;
@@ -240,7 +442,8 @@ async fn request(
     let asking = Asking {
         owner: Owner::Session(Arc::clone(session)),
         identity: call.identity.clone(),
-        id,
+        // A copy: a slice would keep the whole body for as long as the request is remembered.
+        id: Bytes::copy_from_slice(&id),
         method: method.to_owned(),
         token: token.as_ref().map(|(raw, _)| Bytes::copy_from_slice(raw.as_bytes())),
         log_level: None,
@@ -256,7 +459,7 @@ async fn request(
     let exchange = Exchange::new(asking, child, vec![permit], limits);
     let place = token.map(|(_, place)| place);
     let params = |number| edited(message, token_edit(place, number).into_iter().collect());
-    Ok(forward(&live, exchange, params, call.terms()).await)
+    begin(&live, exchange, params).await.map(Begun::Later)
 }
 
 /// A server's answer goes to a legacy client as it is, errors of any code included.

@@ -20,7 +20,7 @@ use super::exchange::{Exchange, Terms};
 use super::methods;
 use super::refusal::Refusal;
 use super::reply::Json;
-use super::stream::{Body, Source, event_stream, json};
+use super::stream::{Body, Event, OK, Source, event_stream, json};
 use crate::mcp::envelope::Message;
 use crate::mcp::members::Members;
 use crate::mcp::version::Era;
@@ -49,12 +49,7 @@ impl Call<'_> {
         if self.accepted.json() {
             return json(StatusCode::OK, text);
         }
-        event_stream(Once(Some(text)), self.endpoint.limits.keep_alive)
-    }
-
-    /// The empty result. Exactly that: some clients refuse an answer with more in it.
-    fn empty(&self, id: &[u8]) -> Response<Body> {
-        self.now(super::exchange::envelope(id, "result", Bytes::from_static(b"{}")))
+        event_stream(Once(Some(text)), OK, self.endpoint.limits.keep_alive)
     }
 }
 
@@ -62,8 +57,8 @@ impl Call<'_> {
 struct Once(Option<Json>);
 
 impl Source for Once {
-    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Json>> {
-        Poll::Ready(self.0.take())
+    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<Event>> {
+        Poll::Ready(self.0.take().map(Event::from))
     }
 }
 

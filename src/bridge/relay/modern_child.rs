@@ -1,8 +1,11 @@
 //! What a modern server says unasked, and the one request it is for, if there is one.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::super::attribution::{Seen, of_unknown};
 use super::super::child::{Child, Live, own_info};
@@ -10,8 +13,8 @@ use super::super::exchange::Exchange;
 use super::super::level::Level;
 use super::super::methods::{self, meta};
 use super::super::reply::{Finish, Json, Keep};
-use super::Key;
 use super::modern_to_modern::{ToolHeaders, again};
+use super::{Key, OWN_CALL};
 use crate::mcp::connection::End;
 use crate::mcp::envelope::{self, Message, code, number};
 use crate::mcp::members::{Members, quote, rewrite};
@@ -39,7 +42,7 @@ pub(in crate::bridge) fn notification(_: &Arc<Child>, live: &Arc<Live>, message:
             let Some(number) = params.text("requestId").and_then(number) else { return };
             if let Some(exchange) = live.connection.exchange(number).filter(|e| e.asking.listen.is_some()) {
                 live.connection.forget(number);
-                exchange.reply.finish(Finish::Ready(listen_result(&exchange.asking.id)));
+                exchange.end(Finish::Ready(listen_result(&exchange.asking.id)));
             }
         }
         methods::LOG => log(live, &params, message),
@@ -55,7 +58,9 @@ pub(in crate::bridge) fn notification(_: &Arc<Child>, live: &Arc<Live>, message:
             });
             let owner = of_unknown(&seen, None, live.gate_open());
             match exchanges.into_iter().find(|(key, _)| Some(*key) == owner) {
-                Some((_, exchange)) if exchange.can_stream() => exchange.reply.push(text(message), Keep::IfRoom),
+                Some((_, exchange)) if exchange.can_stream() && exchange.asking.listen.is_none() => {
+                    exchange.reply.push(text(message), Keep::IfRoom);
+                }
                 _ => tracing::debug!(method = unknown, "a notification that may be anybody's was dropped"),
             }
         }
@@ -78,7 +83,9 @@ fn subscribed(live: &Arc<Live>, subscription: u64, message: &Message) {
     } else if !exchange.is_acknowledged() {
         return tracing::debug!(method = message.method(), "a notification before the acknowledgement was dropped");
     }
-    exchange.reply.push(vec![Bytes::from(envelope::call(None, message.method(), Some(&params)))], Keep::Always);
+    let first = message.method() == "notifications/subscriptions/acknowledged";
+    let keep = if first { Keep::Always } else { Keep::IfRoom };
+    exchange.reply.push(vec![Bytes::from(envelope::call(None, message.method(), Some(&params)))], keep);
 }
 
 /// An object whose `_meta` names the client's own listen request. `None` where it names none.
@@ -118,7 +125,9 @@ pub(in crate::bridge) fn listen_result(client_id: &[u8]) -> Json {
 pub(in crate::bridge) async fn listen_again(live: &Live, exchange: &Arc<Exchange>) -> bool {
     let Some(number) = live.connection.enter(Arc::clone(exchange)) else { return false };
     exchange.bind(&live.connection, number);
-    let sent = live.connection.send(number, methods::LISTEN, again(exchange)).await.is_ok();
+    exchange.owes_ack();
+    let sent = live.connection.send(number, methods::LISTEN, again(exchange, number)).await.is_ok();
+    live.busy.notify_one();
     if sent && exchange.is_deserted() {
         live.connection.cancel(number, Some("the client closed the request"));
     }
@@ -155,32 +164,86 @@ pub(in crate::bridge) fn learn_tools(live: &Arc<Live>) {
     }
 }
 
-/// Reads the list of tools; whoever comes while it is being read waits for that one. Returns whether it is known now.
+/// How long one page of the list may take, and how long a list that could not be read is left alone.
+const PAGE: Duration = Duration::from_secs(10);
+const LEFT_ALONE: Duration = Duration::from_secs(30);
+
+/// What is known of a server's list of tools, and what is being done to know it.
+#[derive(Debug, Default)]
+pub(in crate::bridge) struct ToolList {
+    /// How often somebody has wanted it anew.
+    wanted: AtomicU64,
+    /// Held by whoever reads it.
+    reading: tokio::sync::Mutex<Read>,
+    /// Since when it is being read.
+    since: Mutex<Option<Instant>>,
+}
+
+impl ToolList {
+    fn set_since(&self, since: Option<Instant>) {
+        *self.since.lock().expect("nothing panics while it holds this") = since;
+    }
+
+    /// Whether a reading takes so long that nobody should wait for it.
+    fn is_stuck(&self) -> bool {
+        let since = self.since.lock().expect("nothing panics while it holds this");
+        since.is_some_and(|since| since.elapsed() >= OWN_CALL)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    /// Which wishes the last whole reading fulfilled: those before it began.
+    fulfilled: u64,
+    /// When the last one began that was not completed.
+    begun: Option<Instant>,
+}
+
+/// Reads the list of tools; whoever comes before a reading begins is served by it. Returns whether it is known now.
 pub(super) async fn refresh_tools(live: &Arc<Live>) -> bool {
-    const MAX_PAGES: usize = 100;
-    let seen = live.tools_read.load(std::sync::atomic::Ordering::Acquire);
-    let _alone = live.reading_tools.lock().await;
-    if live.tools_read.load(std::sync::atomic::Ordering::Acquire) != seen {
+    let list = &live.tool_list;
+    let wish = list.wanted.fetch_add(1, Ordering::AcqRel) + 1;
+    if list.is_stuck() {
+        return false;
+    }
+    let mut read = list.reading.lock().await;
+    if read.fulfilled >= wish {
         return true;
     }
+    if read.begun.is_some_and(|begun| begun.elapsed() < LEFT_ALONE) {
+        return false;
+    }
+    let fulfils = list.wanted.load(Ordering::Acquire);
+    read.begun = Some(Instant::now());
+    list.set_since(read.begun);
+    let pages = read_tools(live).await;
+    list.set_since(None);
+    let Some(pages) = pages else { return false };
+    let tools = ToolHeaders::read(&pages);
+    *live.tool_headers.lock().expect("nothing panics while it holds the annotations") = tools;
+    *read = Read { fulfilled: fulfils, begun: None };
+    true
+}
+
+/// All pages of a server's list of tools.
+async fn read_tools(live: &Live) -> Option<Vec<Message>> {
+    const MAX_PAGES: usize = 100;
     let request_meta = probe::own_meta(&live.opened.version, &own_info());
     let mut pages = Vec::new();
     let mut cursor = None::<String>;
     while pages.len() < MAX_PAGES {
         let cursor_member = cursor.map(|cursor| format!(",\"cursor\":{cursor}")).unwrap_or_default();
         let params = format!("{{\"_meta\":{request_meta}{cursor_member}}}");
-        let End::Answered(page) = live.connection.call(methods::TOOLS_LIST, &params).await else { return false };
-        let Some(result) = page.result_text().and_then(|text| Members::read(text).ok()) else { return false };
+        let page = tokio::time::timeout(PAGE, live.connection.call(methods::TOOLS_LIST, &params)).await;
+        let Ok(End::Answered(page)) = page else { return None };
+        let result = page.result_text().and_then(|text| Members::read(text).ok())?;
         cursor = result.text("nextCursor").filter(|raw| raw.starts_with('"')).map(str::to_owned);
         pages.push(page);
         if cursor.is_none() {
             break;
         }
     }
-    let tools = ToolHeaders::read(&pages);
-    *live.tool_headers.lock().expect("nothing panics while it holds the annotations") = tools;
-    live.tools_read.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-    true
+    Some(pages)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::super::child::Live;
-use super::super::exchange::{Asking, Exchange, Owner, Sealing, Words, envelope, forward};
+use super::super::exchange::{Asking, Exchange, Owner, Sealing, Words, begin, envelope};
 use super::super::level::Level;
 use super::super::refusal::Refusal;
 use super::super::reply::Json;
@@ -56,7 +56,8 @@ pub(super) async fn request(
     let asking = Asking {
         owner: Owner::Request,
         identity: call.identity.clone(),
-        id,
+        // A copy: a slice would keep the whole body for as long as the request is remembered.
+        id: Bytes::copy_from_slice(&id),
         method: request.method.to_owned(),
         token: token.map(|token| Bytes::copy_from_slice(token.raw.as_bytes())),
         log_level: request.log_level.and_then(members::string).and_then(|name| Level::parse(&name)),
@@ -64,7 +65,7 @@ pub(super) async fn request(
         streams: call.accepted.sse(),
         unhurried: listens,
         expects_task: false,
-        listen: listens.then(|| message.params()).flatten(),
+        listen: listens.then(|| message.params()).flatten().map(|params| Bytes::copy_from_slice(&params)),
         sealing,
         server: Arc::clone(&live.facts),
         translate,
@@ -81,7 +82,7 @@ pub(super) async fn request(
         terms.commit_after = limits.request_timeout_in_all;
     }
     let params = |number| edited(message, token_edit(place, number).into_iter().chain(state).collect());
-    Ok(forward(&live, exchange, params, terms).await)
+    Ok(begin(&live, exchange, params).await?.respond(terms).await)
 }
 
 /// The state that a retry brings back, as the server wrote it.
@@ -114,6 +115,7 @@ pub(in crate::bridge) fn notification(call: &Call<'_>, message: &Message) {
         return;
     }
     if let Some(live) = call.endpoint.child.current().filter(|live| live.opened.era == Era::Modern) {
+        live.admit(call.identity);
         live.connection.push(notification_text(None, message.method(), message.params_text()));
     }
 }
@@ -210,8 +212,15 @@ fn mirrored(schema: &str) -> Vec<param_headers::Mirrored> {
 }
 
 /// The parameters of a listen request again, for another process.
-pub(super) fn again(exchange: &Exchange) -> Json {
-    exchange.asking.listen.iter().cloned().collect()
+pub(super) fn again(exchange: &Exchange, number: u64) -> Json {
+    let Some(params) = &exchange.asking.listen else { return Vec::new() };
+    let renumbered = || {
+        let members = Members::read(std::str::from_utf8(params).ok()?).ok()?;
+        let meta = rewrite(&members.object("_meta")?, &[(methods::meta::PROGRESS_TOKEN, Some(&number.to_string()))]);
+        Some(Bytes::from(rewrite(&members, &[("_meta", Some(&meta))])))
+    };
+    let renumbered = exchange.asking.token.as_ref().and_then(|_| renumbered());
+    vec![renumbered.unwrap_or_else(|| params.clone())]
 }
 
 #[cfg(test)]

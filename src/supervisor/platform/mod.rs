@@ -53,6 +53,7 @@ fn mark_close_on_exec(descriptors: Range<libc::rlim_t>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
@@ -71,13 +72,16 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "no steward runs in the library's unit tests")]
     fn a_variable_of_another_process_is_found_and_only_as_a_whole() {
-        let mut child = Command::new("sleep")
-            .arg("60")
+        // A program that says that it runs: until exec is over, the kernel shows no environment.
+        let mut child = Command::new("sh")
+            .args(["-c", "echo ready; read forever"])
+            .stdin(Stdio::piped())
             .env("MCP_FERRY_RUN", "abc")
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         let found = ["MCP_FERRY_RUN=abc", "MCP_FERRY_RUN=ab", "MCP_FERRY_RUN=abcd"]
             .map(|variable| has_variable(pid, variable.as_bytes()));

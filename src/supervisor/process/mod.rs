@@ -37,8 +37,8 @@ use task::Request;
 /// How long the stdout of a process is still read after its exit: a grandchild may hold it open for ever.
 pub const LAST_OUTPUT: Duration = Duration::from_millis(250);
 
-/// How long a stop signal has before SIGKILL follows.
-pub(super) const TERM_GRACE: Duration = Duration::from_secs(5);
+/// How long a stop signal has before SIGKILL follows, usually.
+pub const TERM_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the rest of a group has to follow its leader, from the stop signal to SIGKILL.
 pub(super) const REST_GRACE: Duration = Duration::from_secs(2);
@@ -86,6 +86,9 @@ pub struct Spec {
     pub stop_grace: Duration,
     /// What its group is sent after that. SIGTERM unless the owner says otherwise.
     pub stop_signal: Signal,
+    /// How long its group has to follow that before SIGKILL. [`TERM_GRACE`], 5 s, unless the owner says otherwise: the
+    /// tunnel's goes on past the drain.
+    pub term_grace: Duration,
     /// Which of ferry's own signals (HUP, USR1, USR2) its group gets too. Never the tunnel's, which HUP would kill.
     pub forward_signals: Vec<Signal>,
     /// When it is first started.

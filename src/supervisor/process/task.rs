@@ -22,7 +22,6 @@ use super::spawn::{Order, SpawnError, find};
 use super::state::{Action, Event, Manner, Rest, State, Then};
 use super::{
     Incarnation, LAST_OUTPUT, LOOKUP_LIMIT, Process, REST_GRACE, Retry, Role, Shared, Spec, Start, Status, Stopped,
-    TERM_GRACE,
 };
 
 /// How many generations may wait for their owner to fetch them. One is enough for an owner that lives.
@@ -246,9 +245,11 @@ impl Task {
                 None
             }
             Request::Freeze(done) => {
-                self.signal(Signal::SIGSTOP);
                 self.frozen.get_or_insert_with(Instant::now);
-                let _ = done.send(());
+                match &self.running {
+                    Some(running) => self.steward.freeze(running.group, done),
+                    None => drop(done.send(())),
+                }
                 None
             }
             Request::Thaw => {
@@ -317,7 +318,7 @@ impl Task {
                 Some(now + delay)
             }
             State::Closing(_) => Some(now + self.spec.stop_grace),
-            State::Stopping(_) => Some(now + TERM_GRACE),
+            State::Stopping(_) => Some(now + self.spec.term_grace),
             State::Draining(_) => Some(now + LAST_OUTPUT),
             State::Clearing(_) => Some(now + REST_GRACE),
             State::Resting | State::Ready | State::Failed | State::Killing(_) | State::Wiping(_) | State::Gone => None,

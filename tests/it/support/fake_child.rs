@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mcp_ferry::bridge::auth::Admission;
 use mcp_ferry::bridge::child::{Pipes, Sharing};
@@ -28,6 +28,8 @@ pub(crate) struct Rig {
     endpoints: Arc<Endpoints>,
     pub(crate) demands: mpsc::UnboundedReceiver<Wish>,
     pub(crate) generation: AtomicU64,
+    /// Whether the bridge is told of an end as soon as it has seen it; else the test tells it.
+    pub(crate) tells_ends: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
 }
 
@@ -73,7 +75,8 @@ impl Rig {
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(tcp.serve(router(Door { guard, admission, endpoints: Arc::clone(&endpoints) }), limits, stopped));
         let url = format!("http://{address}/mcp");
-        Self { url, address, endpoint, endpoints, demands, generation: AtomicU64::new(0), stop }
+        let tells_ends = Arc::new(AtomicBool::new(true));
+        Self { url, address, endpoint, endpoints, demands, generation: AtomicU64::new(0), tells_ends, stop }
     }
 
     /// Another door to the same endpoint, for whoever has `admission`.
@@ -111,11 +114,14 @@ impl Rig {
         let (exit, exited) = oneshot::channel::<()>();
         let (ready, is_ready) = oneshot::channel();
         let child = Arc::clone(self.endpoint.child());
+        let tells_ends = Arc::clone(&self.tells_ends);
         let serving = tokio::spawn(async move {
             let exited = async move { drop(exited.await) };
             let pipes = Pipes { generation, output, input, exited, closing: std::future::pending() };
             let outcome = child.serve(pipes, |_| ready.send(()).expect("the test waits for it")).await;
-            child.down(generation);
+            if tells_ends.load(Ordering::Relaxed) {
+                child.down();
+            }
             format!("{outcome:?}")
         });
         FakeChild {

@@ -53,16 +53,25 @@ impl Client {
         Events::of(response)
     }
 
+    /// Goes on with a stream that broke off.
+    pub(crate) async fn resume(&self, last_id: &str) -> Response {
+        self.with("accept", "text/event-stream").with("last-event-id", last_id).send(Method::GET, "").await
+    }
+
     /// Opens a legacy session; the client that comes back is in it.
     pub(crate) async fn initialize(&self, capabilities: Value) -> Self {
+        self.initialize_at("2025-06-18", capabilities).await
+    }
+
+    pub(crate) async fn initialize_at(&self, version: &str, capabilities: Value) -> Self {
         let info = json!({"name": "test", "version": "1"});
-        let params = json!({"protocolVersion": "2025-06-18", "capabilities": capabilities, "clientInfo": info});
+        let params = json!({"protocolVersion": version, "capabilities": capabilities, "clientInfo": info});
         let response = self.post(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})).await;
         assert_eq!(response.status(), 200);
         let id = response.headers()["mcp-session-id"].to_str().unwrap().to_owned();
         let body: Value = within(response.json()).await.unwrap();
-        assert_eq!(body["result"]["protocolVersion"], "2025-06-18");
-        let client = self.with("mcp-session-id", &id).with("mcp-protocol-version", "2025-06-18");
+        assert_eq!(body["result"]["protocolVersion"], version);
+        let client = self.with("mcp-session-id", &id).with("mcp-protocol-version", version);
         let response = client.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
         assert_eq!(response.status(), 202);
         client
@@ -102,6 +111,8 @@ pub(crate) async fn outcome(response: Response) -> (u16, Value) {
 pub(crate) struct Events {
     response: Response,
     text: String,
+    /// The id of the last event that had one.
+    pub(crate) last_id: String,
 }
 
 impl Events {
@@ -109,7 +120,7 @@ impl Events {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store, no-transform");
-        Self { response, text: String::new() }
+        Self { response, text: String::new(), last_id: String::new() }
     }
 
     /// The next block of the stream, comments included; `None` at its end.
@@ -132,7 +143,15 @@ impl Events {
             if block.starts_with(':') {
                 continue;
             }
-            let data = block.strip_prefix("event: message\ndata: ").unwrap_or_else(|| panic!("odd event {block:?}"));
+            let mut message = &block[..];
+            if let Some((id, rest)) = block.strip_prefix("id: ").and_then(|block| block.split_once('\n')) {
+                id.clone_into(&mut self.last_id);
+                message = rest;
+            }
+            if message == "retry: 5000\ndata:" {
+                continue;
+            }
+            let data = message.strip_prefix("event: message\ndata: ").unwrap_or_else(|| panic!("odd event {block:?}"));
             return Some(serde_json::from_str(data).unwrap());
         }
     }

@@ -3,6 +3,8 @@
 pub(crate) mod fake_child;
 pub(crate) mod ferry;
 pub(crate) mod http;
+pub(crate) mod rmcp_client;
+pub(crate) mod rmcp_server;
 
 use std::time::Duration;
 
