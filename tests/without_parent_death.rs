@@ -55,7 +55,7 @@ fn supervise() -> ! {
             program: "sh".into(),
             args: vec!["-c".into(), script.into()],
             cwd: None,
-            environment: Environment { inherit: true, set: Vec::new() },
+            environment: Environment { inherit: true, ..Environment::default() },
             start_timeout: common::PATIENCE,
             stop_grace: Duration::from_secs(5),
             stop_signal: Signal::SIGTERM,

@@ -42,7 +42,7 @@ impl fmt::Debug for Identity {
 }
 
 /// What a listener asks of a request before it serves it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Admission {
     /// Nothing: only this machine can reach the listener.
     Loopback {

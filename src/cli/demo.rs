@@ -156,7 +156,7 @@ pub(super) fn run(arguments: &Try) -> Result<Exit, Box<dyn Advise>> {
 }
 
 fn serve(arguments: &Try) -> Result<Exit, TryError> {
-    logging::start(arguments.log_format);
+    logging::start(arguments.log_format, None);
     let logs = LogWriter::start(LogLimits::default())?;
     let mut settings = Settings::new(paths::state_dir()?.join("try"))?;
     settings.scratch = true;
@@ -184,7 +184,13 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             let mut secret = [0; 32];
             rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
             let limits = Arc::new(Limits::default());
-            Ok(Service::begin(supervisor, vec![server], Local { tcp, guard, admission }, &Keys::new(&secret), &limits))
+            Ok(Service::begin(
+                supervisor,
+                vec![server],
+                Some(Local { tcp, guard, admission, broken: Vec::new() }),
+                &Keys::new(&secret),
+                &limits,
+            ))
         });
         let ended = ended.await?;
         failure.get().map_or(Ok(ended), |why| Err(TryError::Command(why.clone())))
@@ -224,7 +230,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         program: command.next().unwrap_or_default(),
         args: command.collect(),
         cwd: None,
-        environment: Environment { inherit: true, set: Vec::new() },
+        environment: Environment { inherit: true, ..Environment::default() },
         // The handshake has its own limit and says more when it is over.
         start_timeout: limits.start_timeout + Duration::from_secs(5),
         stop_grace: Duration::from_secs(5),
@@ -246,7 +252,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
         sharing: Sharing { era, interactive: is_demo, capabilities: None },
     };
-    Ok(Server { process, endpoint, vital: Some(told) })
+    Ok(Server { process, endpoint, vital: Some(told), request_timeout: None })
 }
 
 fn new_token() -> Secret {

@@ -10,6 +10,7 @@ mod init;
 mod list;
 mod output;
 mod remove;
+mod run;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ struct Cli {
 enum Command {
     /// Run one server now, without any configuration, and say how to connect to it.
     Try(demo::Try),
+    /// Serve the servers of the configuration.
+    Run(run::Run),
     /// Write a configuration file to begin with.
     Init(init::Init),
     /// Add a server to the configuration.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Some(Command::Try(arguments)) => demo::run(&arguments),
+        Some(Command::Run(arguments)) => run::run(&arguments),
         Some(Command::Init(arguments)) => init::run(&arguments),
         Some(Command::Add(arguments)) => add::run(&arguments),
         Some(Command::Remove(arguments)) => remove::run(&arguments),

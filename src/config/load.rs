@@ -309,7 +309,7 @@ impl Reader<'_> {
                 known.insert(key, value);
             } else if not_yet.contains(&name) {
                 let text = format!(
-                    "`{name}` is not in this version of ferry, and without it this server would not be what you ask for"
+                    "`{name}` is not in this version of ferry, and without it the server would not be as you want it"
                 );
                 self.note(&key.span(), text);
             } else {

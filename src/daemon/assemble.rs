@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::Serving;
+use super::health::Health;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Child, Outcome, Pipes};
 use crate::bridge::endpoint::{Endpoint, Keys, Settings};
@@ -32,6 +33,8 @@ pub struct Local {
     pub guard: Guard,
     /// What it asks of a request.
     pub admission: Admission,
+    /// The names of those servers that cannot even be started, for `/healthz`.
+    pub broken: Vec<String>,
 }
 
 /// One server: the process, and the path it is served at.
@@ -42,6 +45,8 @@ pub struct Server {
     pub endpoint: Settings,
     /// A command that cannot be run ends ferry, since somebody has just typed it; this is told why.
     pub vital: Option<Arc<OnceLock<String>>>,
+    /// How long its calls may take without a sign of progress, instead of what holds for all.
+    pub request_timeout: Option<Duration>,
 }
 
 /// Everything that is being served.
@@ -68,17 +73,17 @@ impl Drop for Task {
 }
 
 impl Service {
-    /// Starts the servers and opens the listener.
+    /// Starts the servers and opens the listener, if there is to be one.
     pub fn begin(
         supervisor: &Supervisor,
         servers: Vec<Server>,
-        local: Local,
+        local: Option<Local>,
         keys: &Keys,
         limits: &Arc<Limits>,
     ) -> Self {
         let endpoints = Endpoints::new(Arc::clone(limits));
         let servers = servers.into_iter().map(|server| {
-            let endpoint = Endpoint::new(server.endpoint, keys, limits);
+            let endpoint = Endpoint::new(server.endpoint, keys, &limits_of(server.request_timeout, limits));
             endpoints.put(Arc::clone(&endpoint));
             let (process, incarnations) = supervisor.add(server.process);
             endpoint.child().connect(Arc::new(Supervised(process.clone())));
@@ -90,20 +95,36 @@ impl Service {
             ];
             Running { process, endpoint, vital: server.vital, _tasks: tasks.map(Task) }
         });
-        let servers = servers.collect();
+        let servers: Vec<Running> = servers.collect();
         let (stop, stopped) = watch::channel(false);
-        let (listening, is_listening) = watch::channel(true);
-        let Local { tcp, guard, admission } = local;
-        let serving = tcp.serve(router(Door { guard, admission, endpoints }), Arc::clone(limits), stopped);
-        tokio::spawn(async move {
-            serving.await;
-            listening.send_replace(false);
-        });
+        let (listening, is_listening) = watch::channel(local.is_some());
+        if let Some(Local { tcp, guard, admission, broken }) = local {
+            let processes = servers.iter().map(|server| server.process.clone()).collect();
+            let health = Health { guard: guard.clone(), admission: admission.clone(), processes, broken };
+            let router = router(Door { guard, admission, endpoints }).merge(health.router());
+            let serving = tcp.serve(router, Arc::clone(limits), stopped);
+            tokio::spawn(async move {
+                serving.await;
+                listening.send_replace(false);
+            });
+        }
         Self { servers, stop, listening: is_listening }
     }
 }
 
+/// The bounds of one server.
+fn limits_of(request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
+    let Some(request_timeout) = request_timeout else { return Arc::clone(limits) };
+    // Whoever grants a silent call two hours does not mean one of them.
+    let request_timeout_in_all = limits.request_timeout_in_all.max(request_timeout);
+    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(limits) })
+}
+
 impl Serving for Service {
+    fn reload(&self) {
+        tracing::warn!("this version reads its configuration at the start only: start it again instead");
+    }
+
     fn stop_accepting(&self) {
         self.stop.send_replace(true);
         for server in &self.servers {

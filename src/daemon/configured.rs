@@ -1,23 +1,59 @@
 //! From the configuration to what [`super::assemble`] puts together.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::assemble::Server;
+use super::variables::{Variables, located, own_secret};
+use crate::bridge::auth::Admission;
+use crate::bridge::child::Sharing;
+use crate::bridge::endpoint::Settings;
+use crate::bridge::era;
 use crate::bridge::origin::{Guard, InvalidEntry, Listener};
-use crate::config::load::Config;
+use crate::config::limits::Limits;
+use crate::config::load::{self, Config};
+use crate::config::schema::{Era, EraPreference, ForwardedSignal, Serve};
 use crate::config::values::LocalListen;
 use crate::error::{Advise, Exit};
+use crate::mcp::probe::Choice;
+use crate::paths;
+use crate::supervisor::{Capture, Environment, Role, Signal, Spec, Start, TERM_GRACE};
+use crate::telemetry::rotation::LogFile;
 
 /// An entry of the configuration that means nothing to the bridge.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {entry}", path.display())]
 pub struct UnusableEntry {
-    path: std::path::PathBuf,
+    path: PathBuf,
     entry: InvalidEntry,
 }
 
 impl Advise for UnusableEntry {
     fn exit(&self) -> Exit {
         Exit::Configuration
+    }
+}
+
+/// The token of the local listener is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[error("`local_token` cannot be had: {why}")]
+pub struct NoToken {
+    why: String,
+}
+
+impl Advise for NoToken {
+    fn hint(&self) -> Option<String> {
+        Some(
+            "ferry does not listen without it, since other machines could reach it; start it again when it is there"
+                .to_owned(),
+        )
+    }
+
+    // Not 78, after which systemd would not try again: at login a secret may come later than ferry.
+    fn exit(&self) -> Exit {
+        Exit::Failed
     }
 }
 
@@ -35,4 +71,144 @@ pub fn guard(config: &Config) -> Result<Guard, UnusableEntry> {
     let address = local_address(config).map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
     Guard::new(Listener::Local(address), &config.bridge.allowed_hosts, &config.bridge.allowed_origins)
         .map_err(|entry| UnusableEntry { path: config.path.clone(), entry })
+}
+
+/// What the local listener asks of a request. Where other machines can reach it, the configuration has a token.
+pub fn admission(config: &Config) -> Result<Admission, NoToken> {
+    let Some(token) = &config.bridge.local_token else { return Ok(Admission::loopback()) };
+    let base = base(config);
+    let token = own_secret(token, &env_files(config, &base), &base).map_err(|why| NoToken { why })?;
+    Ok(Admission::token(token))
+}
+
+/// The servers that are switched on; each writes its log where `log` says.
+pub fn servers(config: &Config, log: impl Fn(&str) -> LogFile) -> Vec<Server> {
+    let base = base(config);
+    let shared = env_files(config, &base);
+    let enabled = config.servers.iter().filter(|server| server.mcp.enabled);
+    enabled
+        .map(|server| self::server(server, &config.bridge.limits, &shared, &base, log(server.mcp.name.as_str())))
+        .collect()
+}
+
+fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Path, log: LogFile) -> Server {
+    let mcp = &server.mcp;
+    let mut words = server.argv.iter();
+    let variables = Variables {
+        shared: shared.to_vec(),
+        inherit: mcp.inherit_env,
+        file: mcp.env_file.as_ref().map(|file| located(file, base)),
+        env: mcp.env.0.clone(),
+        base: base.to_owned(),
+    };
+    let process = Spec {
+        name: mcp.name.to_string(),
+        role: Role::Mcp,
+        program: words.next().map(Into::into).unwrap_or_default(),
+        args: words.map(Into::into).collect(),
+        cwd: mcp.cwd.as_ref().map(|cwd| cwd.expand(paths::home().ok().as_deref())),
+        environment: Environment { inherit: mcp.inherit_env, set: Vec::new(), lookup: Some(Arc::new(variables)) },
+        // The handshake has its own limit and says more when it is over.
+        start_timeout: limits.start_timeout + Duration::from_secs(5),
+        stop_grace: Duration::from_secs(5),
+        stop_signal: Signal::SIGTERM,
+        term_grace: TERM_GRACE,
+        forward_signals: mcp.forward_signals.iter().map(|signal| signal_of(*signal)).collect(),
+        start: if mcp.eager { Start::Eager } else { Start::OnDemand },
+        stderr: Capture { file: Some(log), lines: None },
+    };
+    let endpoint = Settings {
+        name: process.name.clone(),
+        path: mcp.path.to_string(),
+        policy: era::Policy { serve: serve_of(mcp.serve), legacy_stateless: false },
+        sharing: Sharing {
+            era: choice_of(mcp.era, mcp.era_prefer),
+            interactive: mcp.shared_interactive,
+            capabilities: mcp.upstream_capabilities.clone().map(|object| serde_json::Value::Object(object).to_string()),
+        },
+    };
+    Server { process, endpoint, vital: None, request_timeout: mcp.request_timeout.map(|time| time.0) }
+}
+
+fn base(config: &Config) -> PathBuf {
+    let file = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+    file.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn env_files(config: &Config, base: &Path) -> Vec<PathBuf> {
+    config.bridge.env_files.iter().map(|file| located(file, base)).collect()
+}
+
+fn signal_of(signal: ForwardedSignal) -> Signal {
+    match signal {
+        ForwardedSignal::Hup => Signal::SIGHUP,
+        ForwardedSignal::Usr1 => Signal::SIGUSR1,
+        ForwardedSignal::Usr2 => Signal::SIGUSR2,
+    }
+}
+
+fn serve_of(serve: Serve) -> era::Serve {
+    match serve {
+        Serve::Both => era::Serve::Both,
+        Serve::Modern => era::Serve::Modern,
+        Serve::Legacy => era::Serve::Legacy,
+    }
+}
+
+/// Legacy where a server has both: until the bridge translates between the eras, more clients reach it so.
+fn choice_of(era: Era, prefer: Option<EraPreference>) -> Choice {
+    match (era, prefer) {
+        (Era::Legacy, _) => Choice::Legacy,
+        (Era::Modern, _) => Choice::Modern,
+        (Era::Auto, Some(EraPreference::Modern)) => Choice::Probe,
+        (Era::Auto, Some(EraPreference::Legacy) | None) => Choice::PreferLegacy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
+
+    fn configured(text: &str) -> Vec<Server> {
+        let config = Config::parse(text, Path::new("/etc/ferry/config.toml"), Some(Path::new("/home/me"))).unwrap();
+        assert_eq!(config.broken, []);
+        let logs = LogWriter::start(LogLimits::default()).unwrap();
+        servers(&config, |name| logs.file(PathBuf::from("/dev/null").join(name)))
+    }
+
+    #[test]
+    fn every_key_reaches_its_place() {
+        let servers = configured(
+            "[bridge]\nlimits = { start_timeout = 7 }\n[[mcps]]\nname = 'a'\npath = '/a/'\ncommand = '~/x -y'\ncwd = 'rel'\n\
+             env_file = 'a.env'\ninherit_env = false\nforward_signals = ['USR2']\neager = false\nera_prefer = 'modern'\n\
+             serve = 'legacy'\nshared_interactive = true\nupstream_capabilities = { roots = {} }\nrequest_timeout = 0.5\n\
+             [[mcps]]\nname = 'off'\npath = '/off'\ncommand = 'x'\nenabled = false\n\
+             [[mcps]]\nname = 'b'\npath = '/'\ncommand = 'x'\n",
+        );
+        let [a, b] = &servers[..] else { panic!("the one that is off is not served") };
+        assert_eq!((a.process.program.as_os_str(), &a.process.args[..]), ("/home/me/x".as_ref(), &["-y".into()][..]));
+        assert_eq!(a.process.cwd.as_deref(), Some(Path::new("rel")), "as Python has it: from where ferry was started");
+        assert_eq!((a.process.start, a.process.start_timeout), (Start::OnDemand, Duration::from_secs(12)));
+        assert_eq!(a.process.forward_signals, [Signal::SIGUSR2]);
+        assert!(!a.process.environment.inherit && b.process.environment.inherit);
+        assert_eq!((a.endpoint.path.as_str(), b.endpoint.path.as_str()), ("/a", "/"));
+        assert_eq!((a.endpoint.policy.serve, b.endpoint.policy.serve), (era::Serve::Legacy, era::Serve::Both));
+        assert_eq!((a.endpoint.sharing.era, b.endpoint.sharing.era), (Choice::Probe, Choice::PreferLegacy));
+        assert_eq!(a.endpoint.sharing.capabilities.as_deref(), Some(r#"{"roots":{}}"#));
+        assert_eq!((a.request_timeout, b.request_timeout), (Some(Duration::from_millis(500)), None));
+    }
+
+    #[test]
+    fn eras_are_chosen_as_the_file_says() {
+        for (era, prefer, choice) in [
+            (Era::Auto, None, Choice::PreferLegacy),
+            (Era::Auto, Some(EraPreference::Legacy), Choice::PreferLegacy),
+            (Era::Auto, Some(EraPreference::Modern), Choice::Probe),
+            (Era::Legacy, None, Choice::Legacy),
+            (Era::Modern, None, Choice::Modern),
+        ] {
+            assert_eq!(choice_of(era, prefer), choice);
+        }
+    }
 }

@@ -3,7 +3,10 @@
 
 pub mod assemble;
 pub mod configured;
+mod health;
+pub mod key;
 pub mod lifecycle;
+pub mod variables;
 
 use std::future::{Future, pending};
 use std::pin::Pin;

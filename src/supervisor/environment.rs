@@ -3,10 +3,38 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::env;
 
 use super::Role;
+use super::helper::{self, Helper, HelperError, Output};
+use super::steward::Steward;
+
+/// Variables that are looked up anew before each start: secrets, which may not be there yet when ferry starts, and
+/// which change.
+pub trait Lookup: Send + Sync + 'static {
+    /// The variables, in the order in which they are set; or why they cannot be had now.
+    fn look_up<'a>(&'a self, helpers: &'a Helpers) -> Looking<'a>;
+}
+
+/// A lookup in progress.
+pub type Looking<'a> = Pin<Box<dyn Future<Output = Result<Vec<(String, String)>, String>> + Send + 'a>>;
+
+/// Runs the short programs that some secrets come from. A lookup that is given up takes them along.
+pub struct Helpers {
+    pub(super) steward: Steward,
+    pub(super) run: String,
+}
+
+impl Helpers {
+    /// Runs one to its end.
+    pub async fn run(&self, helper: Helper) -> Result<Output, HelperError> {
+        helper::run(&self.steward, &self.run, helper).await
+    }
+}
 
 /// What a child's environment is made from.
 #[derive(Clone, Default)]
@@ -16,13 +44,15 @@ pub struct Environment {
     /// Set on top, in this order. What the owner writes here is given as it stands, even where the same name would not
     /// be inherited: a server for Cloudflare needs its `CLOUDFLARE_API_TOKEN`.
     pub set: Vec<(String, String)>,
+    /// What is to be set on top of that, found out before each start.
+    pub lookup: Option<Arc<dyn Lookup>>,
 }
 
 /// Names only: values may be secrets.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.set.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("Environment").field("inherit", &self.inherit).field("set", &names).finish()
+        f.debug_struct("Environment").field("inherit", &self.inherit).field("set", &names).finish_non_exhaustive()
     }
 }
 
@@ -91,7 +121,7 @@ mod tests {
     fn resolved(role: Role, inherit: bool, set: &[(&str, &str)]) -> Vec<String> {
         let own = OWN.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let set = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment { inherit, set }
+        Environment { inherit, set, lookup: None }
             .resolve(role, own, "r1")
             .into_iter()
             .map(|(name, value)| format!("{}={}", name.display(), value.display()))
@@ -123,7 +153,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_values() {
-        let environment = Environment { inherit: true, set: vec![("KEY".into(), "hunter2".into())] };
-        assert_eq!(format!("{environment:?}"), r#"Environment { inherit: true, set: ["KEY"] }"#);
+        let environment = Environment { inherit: true, set: vec![("KEY".into(), "hunter2".into())], lookup: None };
+        assert_eq!(format!("{environment:?}"), r#"Environment { inherit: true, set: ["KEY"], .. }"#);
     }
 }

@@ -19,9 +19,13 @@ pub enum LogFormat {
 
 /// Begins to log. Only the first call counts.
 ///
-/// What is logged is ferry's own `info` and others' warnings, unless [`FERRY_LOG`] says otherwise.
-pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env(FERRY_LOG).unwrap_or_else(|_| EnvFilter::new("warn,mcp_ferry=info"));
+/// What is logged is ferry's own `info` and others' warnings, unless [`FERRY_LOG`] says otherwise, or else `level`.
+pub fn start(format: LogFormat, level: Option<&str>) {
+    // A level alone is meant for ferry: at `debug`, what the libraries below it say is of no use.
+    let level = level
+        .map(|level| if level.contains(['=', ',']) { level.to_owned() } else { format!("warn,mcp_ferry={level}") });
+    let usual = || EnvFilter::new(level.as_deref().unwrap_or("warn,mcp_ferry=info"));
+    let filter = EnvFilter::try_from_env(FERRY_LOG).unwrap_or_else(|_| usual());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -173,3 +173,18 @@ async fn the_schema_is_one_that_editors_read() {
     let schema: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(schema["properties"]["mcps"]["items"]["$ref"], "#/$defs/Mcp");
 }
+
+#[test]
+fn the_readme_explains_every_key() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let schema = mcp_ferry::config::schema::json_schema();
+    for section in ["Bridge", "Cloudflare", "Access", "Tunnel", "Logging", "Mcp"] {
+        let keys = schema["$defs"][section]["properties"].as_object().unwrap();
+        for key in keys.keys() {
+            assert!(readme.contains(&format!("`{key}`")), "{section}: {key}");
+        }
+    }
+    for key in mcp_ferry::config::schema::NOT_YET {
+        assert!(readme.contains(&format!("`{key}`")), "{key} is refused, and nobody is told");
+    }
+}

@@ -14,6 +14,7 @@ mod demo_server;
 mod front_door;
 mod official_sdk;
 
+mod run_command;
 mod supervision;
 mod support;
 mod try_command;

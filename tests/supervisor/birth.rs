@@ -61,7 +61,7 @@ async fn a_childs_environment_is_what_the_rules_say() {
 
     let mut spec = sh("echo ready; read forever");
     let set = vec![("CLOUDFLARE_API_TOKEN".to_owned(), "its own".to_owned()), ("X".to_owned(), "1".to_owned())];
-    spec.environment = Environment { inherit: false, set };
+    spec.environment = Environment { inherit: false, set, lookup: None };
     let mut subject = add(spec);
     let mut child = subject.generation().await;
     child.line().await;

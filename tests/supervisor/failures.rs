@@ -52,7 +52,7 @@ async fn a_command_that_does_not_exist_says_where_it_was_searched_and_is_tried_a
     let path = format!("{}:/bin:/usr/bin", dir.path().display());
     let mut spec = sh("");
     spec.program = "ferry-test-command".into();
-    spec.environment = Environment { inherit: false, set: vec![("PATH".to_owned(), path.clone())] };
+    spec.environment = Environment { set: vec![("PATH".to_owned(), path.clone())], ..Environment::default() };
     let mut subject = add(spec);
     let status = subject.until("failed", |status| status.state == State::Failed).await;
     assert_eq!(status.last_error.unwrap(), format!("command `ferry-test-command` was not found on PATH `{path}`"));

@@ -108,7 +108,7 @@ fn helper(script: &str) -> Helper {
         program: "sh".into(),
         args: vec!["-c".into(), script.into()],
         cwd: None,
-        environment: Environment { inherit: true, set: Vec::new() },
+        environment: Environment { inherit: true, ..Environment::default() },
         limit: crate::PATIENCE,
     }
 }

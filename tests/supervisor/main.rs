@@ -54,7 +54,7 @@ fn sh(script: &str) -> Spec {
         program: "sh".into(),
         args: vec!["-c".into(), script.into()],
         cwd: None,
-        environment: Environment { inherit: true, set: Vec::new() },
+        environment: Environment { inherit: true, ..Environment::default() },
         start_timeout: PATIENCE,
         stop_grace: Duration::from_millis(100),
         stop_signal: Signal::SIGTERM,

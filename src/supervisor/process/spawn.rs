@@ -76,6 +76,15 @@ pub enum SpawnError {
         /// As it was written.
         program: String,
     },
+    /// A secret is missing. It may appear: at login, after a network has come up, after somebody has signed in.
+    #[error("its variables cannot be had: {why}")]
+    Variables {
+        /// Which, and why.
+        why: String,
+    },
+    /// Somebody asked for its end while its variables were looked up.
+    #[error("it was told to end before it was started")]
+    Ended,
     /// ferry is stopping, so nothing is started any more.
     #[error("ferry is stopping")]
     Stopping,
@@ -86,7 +95,12 @@ impl SpawnError {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::NotFound { .. } | Self::NoSuchFile { .. } | Self::NotExecutable { .. } => true,
-            Self::Directory { .. } | Self::System { .. } | Self::LookupHangs { .. } | Self::Stopping => false,
+            Self::Directory { .. }
+            | Self::System { .. }
+            | Self::LookupHangs { .. }
+            | Self::Variables { .. }
+            | Self::Ended
+            | Self::Stopping => false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The task that owns one process: it turns what happens into events, asks the state machine, and does what it says.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::future::pending;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::super::backoff::Backoff;
+use super::super::environment::{Helpers, Lookup};
 use super::super::steward::{Born, GroupId, Notice, Steward};
 use super::capture::{Book, Ring, drain};
 use super::spawn::{Order, SpawnError, find};
@@ -74,6 +76,7 @@ pub(in crate::supervisor) fn start(
         steward,
         run,
         requests: received,
+        deferred: VecDeque::new(),
         incarnations,
         status: told,
         book,
@@ -97,6 +100,8 @@ struct Task {
     steward: Steward,
     run: String,
     requests: mpsc::UnboundedReceiver<Request>,
+    /// What was asked while variables were looked up.
+    deferred: VecDeque<Request>,
     incarnations: mpsc::Sender<Incarnation>,
     status: watch::Sender<Status>,
     book: Book,
@@ -170,7 +175,7 @@ impl Task {
             // An exit is known before anything that was asked after it.
             biased;
             notice = notice(self.running.as_mut()) => Some(self.noticed(notice)),
-            request = self.requests.recv() => self.requested(request),
+            request = next_request(&mut self.deferred, &mut self.requests) => self.requested(request),
             () = at(deadline) => Some(self.deadline_passed()),
         }
     }
@@ -395,9 +400,12 @@ impl Task {
         }
     }
 
-    /// Finds the program, on a thread that may wait for a disk, and has the steward start it.
+    /// Finds the variables and the program, on a thread that may wait for a disk, and has the steward start it.
     async fn born(&mut self) -> Result<Born, SpawnError> {
-        let Spec { name, role, program, args, cwd, environment, .. } = self.spec.clone();
+        let Spec { name, role, program, args, cwd, mut environment, .. } = self.spec.clone();
+        if let Some(lookup) = environment.lookup.take() {
+            environment.set.extend(self.look_up(&*lookup).await?);
+        }
         let run = self.run.clone();
         let found = spawn_blocking({
             let program = program.clone();
@@ -417,6 +425,31 @@ impl Task {
             Ok(Ok(order)) => self.steward.spawn(order?).await,
             Ok(Err(_)) => Err(SpawnError::Stopping), // the runtime is going down
             Err(_) => Err(SpawnError::LookupHangs { program: program.to_string_lossy().into_owned() }),
+        }
+    }
+
+    /// Waits for a lookup, but no longer than until somebody asks for the end of what it is for.
+    async fn look_up(&mut self, lookup: &dyn Lookup) -> Result<Vec<(String, String)>, SpawnError> {
+        let helpers = Helpers { steward: self.steward.clone(), run: self.run.clone() };
+        let mut looking = lookup.look_up(&helpers);
+        let deadline = Instant::now() + LOOKUP_LIMIT;
+        loop {
+            tokio::select! {
+                found = timeout_at(deadline, &mut looking) => {
+                    let hangs = || format!("looking for them took longer than {}s", LOOKUP_LIMIT.as_secs());
+                    let found = found.unwrap_or_else(|_| Err(hangs()));
+                    return found.map_err(|why| SpawnError::Variables { why });
+                }
+                request = self.requests.recv() => {
+                    // Nobody holds a handle any more, which `next` finds out by itself.
+                    let Some(request) = request else { return Err(SpawnError::Ended) };
+                    let ends = matches!(request, Request::End { .. } | Request::Freeze(_));
+                    self.deferred.push_back(request);
+                    if ends {
+                        return Err(SpawnError::Ended);
+                    }
+                }
+            }
         }
     }
 
@@ -464,6 +497,16 @@ impl Task {
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(outcome);
         }
+    }
+}
+
+async fn next_request(
+    deferred: &mut VecDeque<Request>,
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+) -> Option<Request> {
+    match deferred.pop_front() {
+        Some(request) => Some(request),
+        None => requests.recv().await,
     }
 }
 

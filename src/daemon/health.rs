@@ -1,0 +1,127 @@
+//! `/healthz`: worked out when asked, never stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State as Shared};
+use axum::routing::get;
+use http::{Response, StatusCode, header};
+use serde::Serialize;
+
+use crate::bridge::auth::Admission;
+use crate::bridge::origin::Guard;
+use crate::supervisor::{Process, State};
+
+/// What answers `/healthz` on one listener.
+pub(super) struct Health {
+    pub(super) guard: Guard,
+    pub(super) admission: Admission,
+    pub(super) processes: Vec<Process>,
+    pub(super) broken: Vec<String>,
+}
+
+/// Its answer.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Report {
+    status: Overall,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mcps: Option<BTreeMap<String, Word>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Overall {
+    Ok,
+    Degraded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Ok,
+    Starting,
+    Down,
+}
+
+impl Health {
+    pub(super) fn router(self) -> Router {
+        Router::new().route("/healthz", get(answer)).with_state(Arc::new(self))
+    }
+
+    fn words(&self) -> BTreeMap<String, Word> {
+        let running =
+            self.processes.iter().map(|process| (process.name().to_owned(), word(process.watch().borrow().state)));
+        running.chain(self.broken.iter().map(|name| (name.clone(), Word::Down))).collect()
+    }
+}
+
+async fn answer(Shared(health): Shared<Arc<Health>>, request: Request) -> Response<Body> {
+    // A page whose name was made to point here must not learn what runs here.
+    if health.guard.check(request.headers(), request.uri().authority()).is_err() {
+        return plain(StatusCode::FORBIDDEN, String::new());
+    }
+    let report = Report::of(health.words(), health.admission.check(request.headers()).is_ok());
+    let status = match report.status {
+        Overall::Ok => StatusCode::OK,
+        Overall::Degraded => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    plain(status, serde_json::to_string(&report).unwrap_or_default())
+}
+
+impl Report {
+    /// Whoever is not admitted learns the overall status alone: a load balancer or `docker` needs no more.
+    fn of(mcps: BTreeMap<String, Word>, admitted: bool) -> Self {
+        let ok = mcps.values().all(|word| *word == Word::Ok);
+        let status = if ok { Overall::Ok } else { Overall::Degraded };
+        Self { status, tunnel: admitted.then_some("off"), mcps: admitted.then_some(mcps) }
+    }
+}
+
+/// One that rests until somebody asks for it is well.
+fn word(state: State) -> Word {
+    match state {
+        State::Ready | State::Resting => Word::Ok,
+        State::BackingOff | State::Failed | State::Gone => Word::Down,
+        _ => Word::Starting,
+    }
+}
+
+fn plain(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_not_well_degrades_the_whole() {
+        let report = |words: &[(&str, Word)], admitted| {
+            let words = words.iter().map(|(name, word)| ((*name).to_owned(), *word)).collect();
+            serde_json::to_string(&Report::of(words, admitted)).unwrap()
+        };
+        assert_eq!(report(&[], true), r#"{"status":"ok","tunnel":"off","mcps":{}}"#);
+        assert_eq!(
+            report(&[("a", Word::Ok), ("b", Word::Starting)], true),
+            r#"{"status":"degraded","tunnel":"off","mcps":{"a":"ok","b":"starting"}}"#
+        );
+        assert_eq!(report(&[("a", Word::Down)], false), r#"{"status":"degraded"}"#);
+        assert_eq!(report(&[("a", Word::Ok)], false), r#"{"status":"ok"}"#);
+    }
+
+    #[test]
+    fn resting_is_no_illness() {
+        assert_eq!(
+            [State::Ready, State::Resting, State::Starting, State::BackingOff, State::Failed].map(word),
+            [Word::Ok, Word::Ok, Word::Starting, Word::Down, Word::Down]
+        );
+    }
+}
