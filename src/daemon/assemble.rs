@@ -153,12 +153,9 @@ impl Upstream for Supervised {
 /// Tells the bridge what becomes of a process, so that nobody waits for one that is not coming.
 async fn follow(process: Process, child: Arc<Child>) {
     let mut status = process.watch();
-    let mut shown = Vec::new();
     loop {
         let state = status.borrow_and_update().state;
-        if matches!(state, State::BackingOff | State::Failed) {
-            last_words(&process, &mut shown);
-        }
+
         match state {
             State::Starting => child.starting(),
             State::BackingOff | State::Failed => child.down(),
@@ -169,20 +166,6 @@ async fn follow(process: Process, child: Arc<Child>) {
             return child.gone();
         }
     }
-}
-
-/// Shows what a process that has ended wrote to its standard error last, unless it is what the one before it wrote.
-fn last_words(process: &Process, shown: &mut Vec<String>) {
-    const LINES: usize = 10;
-    let tail = process.status().stderr_tail;
-    let tail = tail[tail.len().saturating_sub(LINES)..].to_vec();
-    if tail.iter().all(|line| shown.contains(line)) {
-        return;
-    }
-    for line in &tail {
-        tracing::warn!(name = process.name(), "stderr: {line}");
-    }
-    *shown = tail;
 }
 
 /// Hands each process to the bridge, and what the bridge makes of it to the supervisor.

@@ -201,13 +201,3 @@ async fn a_log_for_machines_is_one_object_a_line() {
     assert!(said.stderr.contains("\"url\":\"http://127.0.0.1:"), "{}", said.stderr);
     assert!(ferry.home().join("state").exists());
 }
-
-#[tokio::test]
-async fn a_server_that_ends_at_once_has_its_last_words_shown_once() {
-    let script = "echo 'no such database' >&2; exit 3";
-    let mut ferry = Ferry::run(&["try", "--port", "0", "--", "sh", "-c", script], &[]);
-    ferry.logs("generation=4").await;
-    ferry.signal(Signal::SIGTERM);
-    let said = ferry.ended().await;
-    assert_eq!(said.stderr.matches("stderr: no such database").count(), 1, "{}", said.stderr);
-}
