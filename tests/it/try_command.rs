@@ -79,7 +79,9 @@ async fn a_killed_server_comes_back_and_its_sessions_never_notice() {
             second = pid(answer);
             break;
         }
-        assert_eq!(answer["error"]["data"]["ferry"]["reason"], "upstream_exited", "{answer}");
+        // Or it was not written any more, which is another answer: that one may be asked again.
+        let reason = &answer["error"]["data"]["ferry"]["reason"];
+        assert!(reason == "upstream_exited" || reason == "upstream_unavailable", "{answer}");
     }
     assert_ne!(first, second);
     ferry.signal(Signal::SIGTERM);
