@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::Serving;
+use super::{Serving, last_words};
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Child, Outcome, Pipes};
 use crate::bridge::endpoint::{Endpoint, Keys, Settings};
@@ -55,7 +55,7 @@ struct Running {
     process: Process,
     endpoint: Arc<Endpoint>,
     vital: Option<Arc<OnceLock<String>>>,
-    _tasks: [Task; 3],
+    _tasks: [Task; 4],
 }
 
 /// A task that ends with its owner.
@@ -80,13 +80,17 @@ impl Service {
         let servers = servers.into_iter().map(|server| {
             let endpoint = Endpoint::new(server.endpoint, keys, limits);
             endpoints.put(Arc::clone(&endpoint));
-            let (process, incarnations) = supervisor.add(server.process);
+            let mut spec = server.process;
+            let (lines, unread) = mpsc::channel(last_words::UNREAD);
+            spec.stderr.lines = Some(lines);
+            let (process, incarnations) = supervisor.add(spec);
             endpoint.child().connect(Arc::new(Supervised(process.clone())));
             let child = endpoint.child();
             let tasks = [
                 tokio::spawn(follow(process.clone(), Arc::clone(child))),
                 tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child))),
                 tokio::spawn(Arc::clone(&endpoint).expire_sessions()),
+                tokio::spawn(last_words::show(process.clone(), unread)),
             ];
             Running { process, endpoint, vital: server.vital, _tasks: tasks.map(Task) }
         });

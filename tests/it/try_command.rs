@@ -177,6 +177,16 @@ async fn what_cannot_begin_says_why_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_server_that_fails_is_quoted() {
+    let script = "echo '\u{1b}[31mAPI_KEY is not set' >&2; exit 1";
+    let mut ferry = Ferry::run(&["try", "--port", "0", "--", "sh", "-c", script], &[]);
+    let line = ferry.logs("API_KEY is not set").await;
+    assert!(line.contains("WARN") && !line.contains('\u{1b}'), "{line:?}");
+    ferry.signal(Signal::SIGTERM);
+    assert_eq!(ferry.ended().await.status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn bare_ferry_tries_the_demo_until_there_is_a_configuration() {
     let mut ferry = Ferry::run(&[], &[]);
     ferry.url().await;

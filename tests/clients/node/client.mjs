@@ -157,6 +157,16 @@ const cases = {
     assert.ok(!client.heard.slice(from).some(of(left)), 'nobody watches that one any more');
     await endKept();
   }),
+  /** A call whose stream is cut twice still returns, and no progress is lost: the client comes back for the rest. */
+  cut: !modern && facts.notes && line !== 'typescript-2-default' && (async client => {
+    client.cuts.left = 2;
+    const seen = [];
+    const args = { to: 20, interval_ms: 200 };
+    const result = await client.call('count', args, { onprogress: step => seen.push(step.progress) });
+    assert.equal(client.cuts.made, 2, 'else it tests nothing');
+    assert.equal(text(result), 'Counted to 20.');
+    assert.deepEqual(seen, Array.from({ length: 20 }, (_, index) => index + 1));
+  }),
   big: facts.big && (async client => {
     const result = await client.call('big', { bytes: 2 << 20, after_ms: 0, progress: true }, { onprogress: () => {} });
     assert.equal(text(result).length, 2 << 20);
