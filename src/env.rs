@@ -9,6 +9,9 @@ pub const FERRY_RUNTIME_DIR: &str = "FERRY_RUNTIME_DIR";
 /// The configuration file, instead of `~/.config/mcp-ferry/config.toml`.
 pub const FERRY_CONFIG: &str = "FERRY_CONFIG";
 
+/// The base of [`FERRY_CONFIG`]'s default, instead of `~/.config` (XDG Base Directory Specification).
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+
 /// The user's home; where it is unset (some service managers), the password database knows.
 pub const HOME: &str = "HOME";
 

@@ -47,6 +47,24 @@ pub fn state_dir() -> Result<PathBuf, PathError> {
     }
 }
 
+/// The user's own configuration file: `$XDG_CONFIG_HOME/mcp-ferry/config.toml`, else
+/// `~/.config/mcp-ferry/config.toml`. Need not exist.
+pub fn own_config() -> Result<PathBuf, PathError> {
+    let base = absolute(env::XDG_CONFIG_HOME).map_or_else(|| Ok(home()?.join(".config")), Ok::<_, PathError>)?;
+    Ok(base.join(DIRECTORY).join("config.toml"))
+}
+
+/// Where a configuration file is looked for: `chosen` or `FERRY_CONFIG` and nowhere else, or the user's own and then
+/// the system's.
+pub fn config_candidates(chosen: Option<&Path>) -> Result<Vec<PathBuf>, PathError> {
+    if let Some(path) = chosen.map(Path::to_owned).or_else(|| named(env::FERRY_CONFIG)) {
+        return Ok(vec![path]);
+    }
+    let system = Path::new("/etc").join(DIRECTORY).join("config.toml");
+    // A service without a home still has the system's.
+    Ok(own_config().map_or_else(|_| vec![system.clone()], |own| vec![own, system.clone()]))
+}
+
 /// Where sockets live: `FERRY_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/mcp-ferry` where there is such a base, else the
 /// state directory. Never `$TMPDIR`, which macOS clears. Not created here.
 pub fn runtime_dir(state_dir: &Path) -> PathBuf {
@@ -85,6 +103,18 @@ pub fn private_file() -> OpenOptions {
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, File::sync_all)?;
     // The new name is an entry of the directory; without this a power cut may bring the old file back.
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Like [`write_atomically`], for a file that is somebody else's: it keeps the mode it has. A new one is private.
+pub fn rewrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mode = fs::metadata(path).ok().map(|found| found.permissions());
+    replace(path, content, |file| {
+        if let Some(mode) = mode {
+            file.set_permissions(mode)?;
+        }
+        file.sync_all()
+    })?;
     File::open(directory_of(path))?.sync_all()
 }
 

@@ -1,16 +1,21 @@
 //! What people type: a file per command, arguments in, one call to a room, result to [`output`].
 
+mod add;
+mod change;
+mod config;
 mod connect;
 mod demo;
+mod import;
+mod init;
+mod list;
 mod output;
+mod remove;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::env::FERRY_CONFIG;
 use crate::paths;
 
 /// The hidden command by which ferry executes itself as the demo server.
@@ -28,6 +33,18 @@ struct Cli {
 enum Command {
     /// Run one server now, without any configuration, and say how to connect to it.
     Try(demo::Try),
+    /// Write a configuration file to begin with.
+    Init(init::Init),
+    /// Add a server to the configuration.
+    Add(add::Add),
+    /// Remove a server from the configuration.
+    Remove(remove::Remove),
+    /// Show the servers of the configuration.
+    List(list::List),
+    /// Take over the servers of Claude Desktop, Claude Code, Cursor and VS Code.
+    Import(import::Import),
+    /// Check the configuration, or print what may stand in it.
+    Config(config::ConfigCommand),
 }
 
 /// The whole program, but for the hidden processes it is made of: parse, run, report.
@@ -45,6 +62,12 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Some(Command::Try(arguments)) => demo::run(&arguments),
+        Some(Command::Init(arguments)) => init::run(&arguments),
+        Some(Command::Add(arguments)) => add::run(&arguments),
+        Some(Command::Remove(arguments)) => remove::run(&arguments),
+        Some(Command::List(arguments)) => list::run(&arguments),
+        Some(Command::Import(arguments)) => import::run(&arguments),
+        Some(Command::Config(arguments)) => config::run(&arguments),
         None if is_configured() => {
             let _ = Cli::command().print_help();
             return ExitCode::SUCCESS;
@@ -60,11 +83,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether there is a configuration file, in one of the places where it is looked for.
+/// Whether there is a configuration file, or one was named.
 fn is_configured() -> bool {
-    let named = std::env::var_os(FERRY_CONFIG).map(PathBuf::from);
-    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|base| base.is_absolute());
-    let base = base.or_else(|| paths::home().ok().map(|home| home.join(".config")));
-    let own = base.map(|base| base.join("mcp-ferry/config.toml"));
-    named.is_some() || own.is_some_and(|path| path.exists()) || PathBuf::from("/etc/mcp-ferry/config.toml").exists()
+    let named = std::env::var_os(crate::env::FERRY_CONFIG).is_some_and(|name| !name.is_empty());
+    named || paths::config_candidates(None).is_ok_and(|candidates| candidates.iter().any(|path| path.exists()))
 }

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
-/// The bounds of the bridge. The defaults are those of `protocol.md` §8 unless a field says otherwise.
-#[derive(Debug, Clone)]
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::values::seconds;
+
+/// The bounds of the bridge: times in seconds, sizes in bytes. The defaults are those of `protocol.md` §8 unless a field says otherwise.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of one request body.
     pub max_body_bytes: usize,
@@ -13,14 +19,24 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// How long a request may take without a sign of progress. Hosted clients give up at 300 s, and ferry's own words
     /// should arrive before that.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub request_timeout: Duration,
     /// How long a request may take in all.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub request_timeout_in_all: Duration,
     /// How long a request of a legacy client goes on after that client's connection was lost.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub detached_ttl: Duration,
     /// How long the answer to a request of a server's own is waited for.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub s2c_timeout: Duration,
     /// How long a request of a server's own waits for a stream to its client.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub s2c_stream_wait: Duration,
     /// Requests in flight, of one endpoint.
     pub max_inflight: usize,
@@ -31,6 +47,8 @@ pub struct Limits {
     /// Sessions of one identity at one endpoint.
     pub max_sessions_per_identity: usize,
     /// How long a session without a stream is kept after its last request.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub session_idle: Duration,
     /// Ended sessions that are remembered as ended.
     pub max_ended_sessions: usize,
@@ -45,6 +63,8 @@ pub struct Limits {
     /// Tasks of which it is known whose they are.
     pub max_tasks: usize,
     /// How long it is known whose a task is.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub task_memory: Duration,
     /// Streams of one session that a client can come back to.
     pub replay_streams: usize,
@@ -65,8 +85,12 @@ pub struct Limits {
     /// `subscriptions/listen` streams of one identity at one endpoint.
     pub max_listens_per_identity: usize,
     /// How long the acknowledgement of a `subscriptions/listen` is waited for.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub listen_ack: Duration,
     /// How long a listen stream outlives the server it listened to.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub relisten: Duration,
     /// URLs that sessions were shown and may hear more of.
     pub max_elicitations: usize,
@@ -75,31 +99,53 @@ pub struct Limits {
     /// Bytes of the lines that wait for a server to read them.
     pub max_queue_bytes: usize,
     /// How long a full queue to a server is waited for.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub queue_wait: Duration,
     /// How long a request waits for its server to start.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub start_wait: Duration,
     /// How long a server may take from its spawn to the end of its handshake.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub start_timeout: Duration,
     /// How long a server may leave `server/discover` unanswered before `initialize` is tried as well.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub probe_timeout: Duration,
     /// How long a server that let a request time out may leave a sign of life unanswered.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub liveness_timeout: Duration,
     /// How long a lower log level waits before the server is told.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub log_level_linger: Duration,
     /// How long an answer may be held back before a stream is begun for it. Middleboxes and Cloudflare cut an answer
     /// without a byte after 60 to 100 s.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub commit_after: Duration,
     /// The distance of comments that keep a stream open (Cloudflare cuts it after 100 to 125 s of silence).
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub keep_alive: Duration,
     /// How long a connection may stay idle. cloudflared reuses them for 90 s; who closes first loses a POST.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub connection_idle: Duration,
     /// How long the header section of a request may take.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub header_timeout: Duration,
     /// Bytes of the header section of a request.
     pub max_header_bytes: usize,
     /// Connections of one listener.
     pub max_connections: usize,
     /// How much of the stop is left for calls in flight.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub drain: Duration,
 }
 

@@ -2,6 +2,7 @@
 //! says. The one room that introduces the others to each other.
 
 pub mod assemble;
+pub mod configured;
 mod last_words;
 pub mod lifecycle;
 
