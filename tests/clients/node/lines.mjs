@@ -43,7 +43,7 @@ export async function connect(line, url) {
   const cuts = { left: 0, made: 0 };
   const spy = async (input, init) => {
     const body = typeof init?.body === 'string' ? JSON.parse(init.body) : null;
-    const resumes = new Headers(init?.headers).has('last-event-id');
+    const resumes = new Headers(init?.headers).get('last-event-id');
     sent.push({ method: init?.method ?? 'GET', body, resumes });
     const response = await fetch(input, init);
     const isStream = response.headers.get('content-type')?.startsWith('text/event-stream');
