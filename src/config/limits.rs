@@ -77,6 +77,8 @@ pub struct Limits {
     /// Bytes of them, of all sessions of one endpoint.
     pub replay_bytes_in_all: usize,
     /// How long they are kept after the stream's final response.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
     pub replay_kept: Duration,
     /// Resources that one session may subscribe to.
     pub max_subscriptions: usize,

@@ -159,10 +159,10 @@ async fn follow(process: Process, child: Arc<Child>) {
     let mut status = process.watch();
     loop {
         let state = status.borrow_and_update().state;
-
         match state {
             State::Starting => child.starting(),
-            State::BackingOff | State::Failed => child.down(),
+            State::BackingOff => child.down(),
+            State::Failed => child.cannot_start(),
             State::Gone => child.gone(),
             _ => {}
         }
