@@ -301,9 +301,14 @@ impl Child {
     /// Not while one is being greeted: what came of that, and whether another way is tried, is known only afterwards.
     pub fn down(&self) {
         if !self.memory().greeting {
-            let attempts = self.failures.fetch_add(1, Ordering::Relaxed);
-            self.phase.send_replace(Phase::Down { attempts });
+            self.cannot_start();
         }
+    }
+
+    /// Notes that there is nothing to be started.
+    pub fn cannot_start(&self) {
+        let attempts = self.failures.fetch_add(1, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Down { attempts });
     }
 
     /// Notes that there will be no process any more.
@@ -343,7 +348,9 @@ impl Child {
         let choice = self.choice();
         self.memory().greeting = true;
         let opened = probe::open(&connection, &self.opening(choice)).await;
-        self.memory().greeting = false;
+        // After one that was only greeted in the wrong way another comes at once, for whoever waits.
+        let another_way = matches!(opened, Err(OpenError::EndedOnProbe | OpenError::EndedOnInitialize));
+        self.memory().greeting = another_way;
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::Serving;
 use super::health::Health;
+use super::{Serving, last_words};
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Child, Outcome, Pipes};
 use crate::bridge::endpoint::{Endpoint, Keys, Settings};
@@ -60,7 +60,7 @@ struct Running {
     process: Process,
     endpoint: Arc<Endpoint>,
     vital: Option<Arc<OnceLock<String>>>,
-    _tasks: [Task; 3],
+    _tasks: [Task; 4],
 }
 
 /// A task that ends with its owner.
@@ -85,13 +85,17 @@ impl Service {
         let servers = servers.into_iter().map(|server| {
             let endpoint = Endpoint::new(server.endpoint, keys, &limits_of(server.request_timeout, limits));
             endpoints.put(Arc::clone(&endpoint));
-            let (process, incarnations) = supervisor.add(server.process);
+            let mut spec = server.process;
+            let (lines, unread) = mpsc::channel(last_words::UNREAD);
+            spec.stderr.lines = Some(lines);
+            let (process, incarnations) = supervisor.add(spec);
             endpoint.child().connect(Arc::new(Supervised(process.clone())));
             let child = endpoint.child();
             let tasks = [
                 tokio::spawn(follow(process.clone(), Arc::clone(child))),
                 tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child))),
                 tokio::spawn(Arc::clone(&endpoint).expire_sessions()),
+                tokio::spawn(last_words::show(process.clone(), unread)),
             ];
             Running { process, endpoint, vital: server.vital, _tasks: tasks.map(Task) }
         });
@@ -174,15 +178,12 @@ impl Upstream for Supervised {
 /// Tells the bridge what becomes of a process, so that nobody waits for one that is not coming.
 async fn follow(process: Process, child: Arc<Child>) {
     let mut status = process.watch();
-    let mut shown = Vec::new();
     loop {
         let state = status.borrow_and_update().state;
-        if matches!(state, State::BackingOff | State::Failed) {
-            last_words(&process, &mut shown);
-        }
         match state {
             State::Starting => child.starting(),
-            State::BackingOff | State::Failed => child.down(),
+            State::BackingOff => child.down(),
+            State::Failed => child.cannot_start(),
             State::Gone => child.gone(),
             _ => {}
         }
@@ -190,20 +191,6 @@ async fn follow(process: Process, child: Arc<Child>) {
             return child.gone();
         }
     }
-}
-
-/// Shows what a process that has ended wrote to its standard error last, unless it is what the one before it wrote.
-fn last_words(process: &Process, shown: &mut Vec<String>) {
-    const LINES: usize = 10;
-    let tail = process.status().stderr_tail;
-    let tail = tail[tail.len().saturating_sub(LINES)..].to_vec();
-    if tail.iter().all(|line| shown.contains(line)) {
-        return;
-    }
-    for line in &tail {
-        tracing::warn!(name = process.name(), "stderr: {line}");
-    }
-    *shown = tail;
 }
 
 /// Hands each process to the bridge, and what the bridge makes of it to the supervisor.

@@ -5,6 +5,7 @@ pub mod assemble;
 pub mod configured;
 mod health;
 pub mod key;
+mod last_words;
 pub mod lifecycle;
 pub mod variables;
 

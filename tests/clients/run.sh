@@ -116,9 +116,15 @@ client() {
 
 # inspector CASE WANTED ARGUMENT…: what its command line prints must hold WANTED.
 inspector() {
+  local case=$1 wanted=$2
+  shift 2
+  shows "$case" "$wanted" "$bin/mcp-inspector" --cli "$url" --transport http --protocol-era "$seen" "$@"
+}
+
+shows() {
   local case=$1 wanted=$2 printed
   shift 2
-  printed=$(limit 60 "$bin/mcp-inspector" --cli "$url" --transport http --protocol-era "$seen" "$@" 2>&1)
+  printed=$(limit 60 "$@" 2>&1)
   if [[ $printed == *"$wanted"* ]]; then
     echo "PASS inspector $server_name $case"
   else
@@ -141,12 +147,18 @@ inspect() {
     inspector read 'Welcome to ferry' --method resources/read --uri note:///1
     inspector prompt 'about tea' --method prompts/get --prompt-name draft_note --prompt-args topic=tea
   fi
+  if [[ $server_name == demo ]]; then
+    # The line that ferry prints, as it stands there; npx finds the package beside the working directory.
+    shows printed '"echo"' sh -c "cd '$work' && $offered"
+    # The transport of 2024-11-05.
+    shows sse '"echo"' "$bin/mcp-inspector" --cli "$url/sse" --transport sse --method tools/list
+  fi
 }
 
 # server NAME FACTS ERA SEEN COMMAND…: ferry before it, and every client after another.
 server() {
   server_name=$1 facts=$2 era=$3 seen=$4
-  local began=$SECONDS state log ferry url line
+  local began=$SECONDS state log ferry url offered line
   shift 4
   [[ -z $only || " $only " == *" $server_name "* ]] || return 0
   mkdir "$work/taken-$server_name" 2>/dev/null || return 0 # the other worker has it
@@ -155,11 +167,12 @@ server() {
   mkfifo "$state/stdout"
   (cd "$work/files" && FERRY_STATE_DIR=$state exec "$FERRY" try --port 0 --era "$era" -- ${@+"$@"}) >"$state/stdout" 2>"$log" &
   ferry=$!
-  # Its URL is the first thing that it prints which looks like one. The pipe stays open: ferry goes on printing.
+  # Its URL has a line of its own. The pipe stays open: ferry goes on printing.
   exec 3<"$state/stdout"
-  url=
-  while [[ -z $url ]] && read -r -t 60 line <&3; do
+  url= offered=
+  while [[ -z $offered ]] && read -r -t 60 line <&3; do
     [[ $line =~ ^http://[^[:space:]]+$ ]] && url=$line
+    [[ $line =~ ^Inspector\ +(.*)$ ]] && offered=${BASH_REMATCH[1]}
   done
   if [[ -z $url ]]; then
     echo "FAIL ferry $server_name start $(tr '\n' '|' <"$log")"

@@ -80,8 +80,14 @@ pub(super) fn refused(refusal: &Refusal, message: &Message) -> Response<Body> {
 /// A modern client is told to fall back to `initialize`, a legacy one which versions there are.
 fn of_era(live: &Live, wanted: Era) -> Result<(), Refusal> {
     match (live.opened.era, wanted) {
-        (Era::Legacy, Era::Modern) => Err(Refusal::ModernNotServed),
-        (Era::Modern, Era::Legacy) => Err(Refusal::LegacyNotServed { requested: None }),
+        (Era::Legacy, Era::Modern) => {
+            tracing::info!("a client of the modern era was told to open a session: the server is of the legacy one");
+            Err(Refusal::ModernNotServed)
+        }
+        (Era::Modern, Era::Legacy) => {
+            tracing::warn!("a client of the legacy era was refused: the server is of the modern one");
+            Err(Refusal::LegacyNotServed { requested: None })
+        }
         (Era::Legacy, Era::Legacy) | (Era::Modern, Era::Modern) => Ok(()),
     }
 }

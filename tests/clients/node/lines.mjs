@@ -7,6 +7,22 @@ import * as newLine from '@modelcontextprotocol/client';
 const LOG_LEVEL = 'io.modelcontextprotocol/logLevel';
 const me = { name: 'tests-clients', version: '1.0.0' };
 
+/** A stream that breaks behind its first progress. */
+function cut(cuts) {
+  const decoder = new TextDecoder();
+  let seen = '';
+  return new TransformStream({
+    transform(chunk, controller) {
+      controller.enqueue(chunk);
+      seen += decoder.decode(chunk, { stream: true });
+      if (/notifications\/progress.*\n\n/s.test(seen)) {
+        cuts.made++;
+        controller.error(new Error('the test cut the stream'));
+      }
+    },
+  });
+}
+
 export async function connect(line, url) {
   const client =
     line === 'typescript-1'
@@ -24,9 +40,18 @@ export async function connect(line, url) {
     wake();
   };
   const sent = [];
-  const spy = (input, init) => {
-    sent.push({ method: init?.method ?? 'GET', body: typeof init?.body === 'string' ? JSON.parse(init.body) : null });
-    return fetch(input, init);
+  const cuts = { left: 0, made: 0 };
+  const spy = async (input, init) => {
+    const body = typeof init?.body === 'string' ? JSON.parse(init.body) : null;
+    const resumes = new Headers(init?.headers).get('last-event-id');
+    sent.push({ method: init?.method ?? 'GET', body, resumes });
+    const response = await fetch(input, init);
+    const isStream = response.headers.get('content-type')?.startsWith('text/event-stream');
+    if (cuts.left > 0 && isStream && (resumes || body?.method === 'tools/call')) {
+      cuts.left--;
+      return new Response(response.body.pipeThrough(cut(cuts)), response);
+    }
+    return response;
   };
   const transport = new (line === 'typescript-1' ? OldTransport : newLine.StreamableHTTPClientTransport)(new URL(url), {
     fetch: spy,
@@ -45,6 +70,7 @@ export async function connect(line, url) {
     modern,
     heard,
     sent,
+    cuts,
     serverName: client.getServerVersion()?.name,
     session: () => transport.sessionId,
     tools: async () => (await client.listTools()).tools,
