@@ -14,5 +14,6 @@ pub mod import;
 pub mod limits;
 pub mod load;
 pub mod schema;
+mod section;
 pub mod values;
 pub mod words;

@@ -25,8 +25,7 @@ pub const NOT_YET: &[&str] = &[
 ];
 
 /// The configuration of ferry.
-///
-/// Read for its schema only: `load` reads it section by section, so that one broken server is one broken server.
+// Read for its keys and its schema only: `load` reads it section by section, so that one broken server is one.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "ferry's config.toml")]

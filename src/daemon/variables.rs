@@ -169,8 +169,10 @@ pub fn own_secret(source: &Source, env_files: &[PathBuf], base: &Path) -> Result
         Source::File(path) => read_secret(&located(path, base))?,
         Source::Command(words) => {
             let [program, args @ ..] = &words[..] else { return Err("the command is empty".to_owned()) };
-            let mut command = std::process::Command::new(program);
-            command.args(args).current_dir(base).stdin(std::process::Stdio::null()).envs(own()?);
+            let home = crate::paths::home().ok();
+            let expand = |word: &String| crate::config::words::expand_home(word, home.as_deref());
+            let mut command = std::process::Command::new(expand(program));
+            command.args(args.iter().map(expand)).current_dir(base).stdin(std::process::Stdio::null()).envs(own()?);
             #[expect(clippy::disallowed_methods, reason = "there is no steward yet")]
             let output = command.output().map_err(|error| format!("`{program}` cannot be run: {error}"))?;
             command_output(program, output.status, output.stdout, &output.stderr)?
