@@ -732,6 +732,8 @@ args = ["~/bin/x", "y"]
         }
         assert_eq!(schema.pointer("/$defs/Limits/properties/keep_alive/default").unwrap().as_f64(), Some(15.0));
         assert_eq!(schema.pointer("/$defs/Mcp/additionalProperties").unwrap(), false);
+        assert_eq!(schema.pointer("/$defs/Mcp/properties/command/type").unwrap(), "string");
+        assert!(!schema.to_string().contains("null"), "TOML has none");
     }
 
     #[test]

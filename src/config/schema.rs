@@ -6,6 +6,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::limits::Limits;
 use super::values::{
@@ -265,7 +266,7 @@ pub struct Mcp {
     #[serde(default)]
     pub shared_interactive: bool,
     /// Declare just these capabilities to a legacy server.
-    pub upstream_capabilities: Option<serde_json::Map<String, serde_json::Value>>,
+    pub upstream_capabilities: Option<serde_json::Map<String, Value>>,
 }
 
 fn yes() -> bool {
@@ -332,6 +333,37 @@ pub enum Serve {
 }
 
 /// The JSON Schema of the file, for editors.
-pub fn json_schema() -> serde_json::Value {
-    schemars::schema_for!(File).to_value()
+pub fn json_schema() -> Value {
+    let mut schema = schemars::schema_for!(File).to_value();
+    drop_nulls(&mut schema);
+    schema
+}
+
+/// TOML has no null: a key that may be absent is absent.
+fn drop_nulls(schema: &mut Value) {
+    match schema {
+        Value::Array(values) => values.iter_mut().for_each(drop_nulls),
+        Value::Object(object) => {
+            object.values_mut().for_each(drop_nulls);
+            if object.get("default") == Some(&Value::Null) {
+                object.remove("default");
+            }
+            if let Some(Value::Array(types)) = object.get_mut("type") {
+                types.retain(|name| name != "null");
+                if let [only] = &types[..] {
+                    let only = only.clone();
+                    object.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
+                choices.retain(|choice| choice.get("type") != Some(&Value::from("null")));
+                if let [Value::Object(only)] = &choices[..] {
+                    let only = only.clone();
+                    object.remove("anyOf");
+                    object.extend(only);
+                }
+            }
+        }
+        _ => {}
+    }
 }

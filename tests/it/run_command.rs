@@ -10,6 +10,13 @@ use crate::support::ferry::{Ferry, none_left, processes_with};
 use crate::support::http::{Client, body, outcome};
 use crate::support::until;
 
+/// A command line like no other on this machine, were these tests run twice at once. `ferry-test-run` becomes such a
+/// word in every configuration here.
+fn marked(text: &str) -> String {
+    let id = std::process::id();
+    text.replace("ferry-test-run", &format!("ferry-test-run-{id}")).replace("sleep 7", &format!("sleep 7{id}"))
+}
+
 /// A legacy server of a few lines of shell: one tool, which tells `$ANSWER`. `$1` marks it in the process table.
 const SERVER: &str = r#"#!/bin/sh
 while read -r line; do
@@ -30,7 +37,7 @@ impl Place {
         let server = place.0.path().join("server");
         fs::write(&server, SERVER).unwrap();
         fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
-        place.write("config.toml", &config.replace("SERVER", server.to_str().unwrap()));
+        place.write("config.toml", &marked(config).replace("SERVER", server.to_str().unwrap()));
         place
     }
 
@@ -110,7 +117,7 @@ async fn sessions_outlive_ferry_and_a_broken_server_is_alone() {
     ferry.signal(Signal::SIGTERM);
     let said = ferry.ended().await;
     assert_eq!(said.status.code(), Some(0), "{}", said.stderr);
-    none_left("ferry-test-run").await;
+    none_left(&marked("ferry-test-run")).await;
     let key = place.0.path().join("kept-state/session.key");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -125,7 +132,7 @@ async fn sessions_outlive_ferry_and_a_broken_server_is_alone() {
     assert_eq!(stranger.post(call()).await.status(), 404);
     ferry.signal(Signal::SIGTERM);
     assert_eq!(ferry.ended().await.status.code(), Some(0));
-    none_left("ferry-test-run").await;
+    none_left(&marked("ferry-test-run")).await;
 }
 
 #[tokio::test]
@@ -171,16 +178,16 @@ async fn a_secret_that_comes_late_costs_its_server_a_back_off() {
 #[tokio::test]
 async fn a_secret_that_never_comes_does_not_hold_up_the_end() {
     let place = Place::new(
-        "[bridge]\nlocal_port = 0\n[[mcps]]\nname = 'asks'\npath = '/asks'\ncommand = 'SERVER'\nenv = { A = { command = 'sleep 76543' } }\n",
+        "[bridge]\nlocal_port = 0\n[[mcps]]\nname = 'asks'\npath = '/asks'\ncommand = 'SERVER'\nenv = { A = { command = 'sleep 7' } }\n",
     );
     let mut ferry = place.run();
     url(&mut ferry, "asks").await;
-    until(|| !processes_with("sleep 76543").is_empty()).await;
+    until(|| !processes_with(&marked("sleep 7")).is_empty()).await;
     let asked = std::time::Instant::now();
     ferry.signal(Signal::SIGTERM);
     assert_eq!(ferry.ended().await.status.code(), Some(0));
     assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
-    none_left("sleep 76543").await;
+    none_left(&marked("sleep 7")).await;
 }
 
 #[tokio::test]
