@@ -1,7 +1,7 @@
 //! From a client's era to a server's and back: a file per pairing, and one per era of a server for what it says unasked.
 //!
 //! A pairing reads what it must of a request, answers what is ferry's to answer, and gives the rest to
-//! [`super::exchange::forward`] with a translation of the answer. It has no state of its own.
+//! [`super::exchange::begin`] with a translation of the answer. It has no state of its own.
 
 use std::ops::Range;
 use std::sync::Arc;
