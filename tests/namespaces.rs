@@ -89,7 +89,7 @@ impl Drop for Init {
 #[test]
 fn orphans_are_reaped_by_the_thousand() {
     // Each inner shell ends at once and leaves its child to PID 1.
-    let script = r#"i=0; while [ $i -lt 1000 ]; do (sh -c : &); i=$((i+1)); done; echo > "$DIR/done"; cat"#;
+    let script = r#"i=0; while [ $i -lt 1000 ]; do (sh -c : &); i=$((i+1)); done; echo > "$DIR/done"; cat >/dev/null"#;
     let mut init = Init::sh(script);
     init.until_told("done");
     until("no zombie remains", || init.zombies().is_empty());
@@ -100,7 +100,8 @@ fn orphans_are_reaped_by_the_thousand() {
 
 #[test]
 fn an_orphan_that_lives_is_ended_and_leaves_no_zombie() {
-    let script = r#"(setsid sleep 300 &); (setsid sh -c 'trap "" TERM; echo > "$DIR/ready"; sleep 300' &); cat"#;
+    let script =
+        r#"(setsid sleep 300 &); (setsid sh -c 'trap "" TERM; echo > "$DIR/ready"; sleep 300' &); cat >/dev/null"#;
     let mut init = Init::sh(script);
     init.until_told("ready");
     until("both have come to PID 1", || {
@@ -133,7 +134,7 @@ fn signals_reach_pid_1_once_and_twice() {
 
 #[test]
 fn pid_1_does_not_freeze() {
-    let mut init = Init::sh(r#"echo > "$DIR/ready"; cat"#);
+    let mut init = Init::sh(r#"echo > "$DIR/ready"; cat >/dev/null"#);
     init.until_told("ready");
     send(init.ferry, Signal::SIGTSTP);
     until("it is heard", || init.log().contains("signal=SIGTSTP"));

@@ -175,7 +175,7 @@ fn sigkill_to_a_frozen_ferry_ends_its_frozen_children() {
 #[cfg(target_os = "linux")]
 fn sigkill_to_ferry_ends_daemons_too() {
     let mut ferry = Ferry::sh(
-        r#"(setsid sh -c 'trap "" TERM; echo $$ > "$DIR/tmp"; mv "$DIR/tmp" "$DIR/ready"; sleep 300; sleep 300' &); cat"#,
+        r#"(setsid sh -c 'trap "" TERM; echo $$ > "$DIR/tmp"; mv "$DIR/tmp" "$DIR/ready"; sleep 300; sleep 300' &); cat >/dev/null"#,
     );
     let daemon = ferry.told("ready")[0];
     let start = Instant::now();
