@@ -315,21 +315,11 @@ impl Reader<'_> {
         read.filter(|_| usable)
     }
 
-    fn server(&mut self, mut block: Spanned<DeValue<'_>>, home: Option<&Path>) -> Option<(Mcp, Vec<String>)> {
+    fn server(&mut self, block: Spanned<DeValue<'_>>, home: Option<&Path>) -> Option<(Mcp, Vec<String>)> {
         let before = self.faults.len();
         let span = block.span();
         let at = |key: &str| block.get_ref().get(key).map_or_else(|| span.clone(), Spanned::span);
         let (at_command, at_args, at_prefer) = (at("command"), at("args"), at("era_prefer"));
-        if let DeValue::Table(table) = block.get_mut()
-            && let Some(isolation) = table.get("isolation")
-            && let Some(value @ ("session" | "user")) = isolation.get_ref().as_str()
-        {
-            let text = format!(
-                "`isolation = \"{value}\"` is not in this version of ferry; without this line, clients share one process"
-            );
-            self.note(&isolation.span(), text);
-            table.remove("isolation");
-        }
         let mcp: Mcp = self.section(block, "[[mcps]]", NOT_YET)?;
         let argv = match (&mcp.command, &mcp.args) {
             (None, None) => Err((span, "`command` is missing in `[[mcps]]`".to_owned())),
@@ -539,7 +529,10 @@ env_file = "all.env"
 inherit_env = false
 enabled = true
 forward_signals = ["HUP", "SIGUSR1"]
-isolation = "shared"
+isolation = "user"
+max_children = 3
+idle_stop = 600
+on_exit = "end_session"
 eager = false
 era = "auto"
 era_prefer = "modern"
@@ -642,11 +635,8 @@ args = ["~/bin/x", "y"]
                 "{said:?}"
             );
         }
-        for isolation in ["session", "user"] {
-            let said = broken(&with(&format!("isolation = '{isolation}'")));
-            assert!(said.len() == 1 && said[0].contains("is not in this version"), "{said:?}");
-        }
-        assert_eq!(broken(&with("isolation = 'x'")), ["line 5: `isolation`: this must be `shared`"]);
+        assert_eq!(broken(&with("isolation = 'x'")), ["line 5: `isolation`: this must be `shared`, `session`, `user`"]);
+        assert_eq!(broken(&with("max_children = 0")), ["line 5: `max_children`: this is a number from 1 to 65535"]);
         assert_eq!(broken(&with("allow_tool = []"))[0].split("; ").last().unwrap(), "did you mean `allow_tools`?");
     }
 

@@ -3,24 +3,20 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::Serving;
 use super::health::Health;
-use super::{Serving, last_words};
+use super::pool::Pool;
 use crate::bridge::auth::Admission;
-use crate::bridge::child::{Child, Outcome, Pipes};
 use crate::bridge::endpoint::{Endpoint, Keys, Settings};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::Guard;
 use crate::bridge::router::{Door, Endpoints, router};
-use crate::bridge::upstream::Upstream;
 use crate::config::limits::Limits;
 use crate::error::Exit;
-use crate::mcp::connection::Ended;
-use crate::mcp::members::Members;
-use crate::mcp::probe::Opened;
-use crate::supervisor::{Incarnation, Process, Retry, Spec, State, Supervisor};
+use crate::supervisor::{Spec, State, Supervisor};
 
 /// How often to look whether anything is still in flight while ferry stops.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -57,10 +53,10 @@ pub struct Service {
 }
 
 struct Running {
-    process: Process,
+    pool: Arc<Pool>,
     endpoint: Arc<Endpoint>,
     vital: Option<Arc<OnceLock<String>>>,
-    _tasks: [Task; 4],
+    _expiry: Task,
 }
 
 /// A task that ends with its owner.
@@ -85,26 +81,17 @@ impl Service {
         let servers = servers.into_iter().map(|server| {
             let endpoint = Endpoint::new(server.endpoint, keys, &limits_of(server.request_timeout, limits));
             endpoints.put(Arc::clone(&endpoint));
-            let mut spec = server.process;
-            let (lines, unread) = mpsc::channel(last_words::UNREAD);
-            spec.stderr.lines = Some(lines);
-            let (process, incarnations) = supervisor.add(spec);
-            endpoint.child().connect(Arc::new(Supervised(process.clone())));
-            let child = endpoint.child();
-            let tasks = [
-                tokio::spawn(follow(process.clone(), Arc::clone(child))),
-                tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child))),
-                tokio::spawn(Arc::clone(&endpoint).expire_sessions()),
-                tokio::spawn(last_words::show(process.clone(), unread)),
-            ];
-            Running { process, endpoint, vital: server.vital, _tasks: tasks.map(Task) }
+            let pool = Pool::new(supervisor, server.process);
+            endpoint.connect(Arc::clone(&pool) as _);
+            let expiry = Task(tokio::spawn(Arc::clone(&endpoint).expire_sessions()));
+            Running { pool, endpoint, vital: server.vital, _expiry: expiry }
         });
         let servers: Vec<Running> = servers.collect();
         let (stop, stopped) = watch::channel(false);
         let (listening, is_listening) = watch::channel(local.is_some());
         if let Some(Local { tcp, guard, admission, broken }) = local {
-            let processes = servers.iter().map(|server| server.process.clone()).collect();
-            let health = Health { guard: guard.clone(), admission: admission.clone(), processes, broken };
+            let pools = servers.iter().map(|server| Arc::clone(&server.pool)).collect();
+            let health = Health { guard: guard.clone(), admission: admission.clone(), pools, broken };
             let router = router(Door { guard, admission, endpoints }).merge(health.router());
             let serving = tcp.serve(router, Arc::clone(limits), stopped);
             tokio::spawn(async move {
@@ -133,9 +120,7 @@ impl Serving for Service {
         self.stop.send_replace(true);
         for server in &self.servers {
             server.endpoint.end_streams();
-            if server.endpoint.in_flight() == 0 {
-                drop(server.process.stop());
-            }
+            server.pool.stop_idle();
         }
     }
 
@@ -152,7 +137,9 @@ impl Serving for Service {
     async fn failed(&self) -> Exit {
         for server in &self.servers {
             let Some(told) = &server.vital else { continue };
-            let mut status = server.process.watch();
+            // One that clients do not share is not started before the first of them comes.
+            let Some(first) = server.pool.members().into_iter().next() else { continue };
+            let mut status = first.process.watch();
             if let Ok(status) = status.wait_for(|status| status.state == State::Failed).await {
                 let _ = told.set(status.last_error.clone().unwrap_or_default());
                 return Exit::Failed;
@@ -160,86 +147,4 @@ impl Serving for Service {
         }
         std::future::pending().await
     }
-}
-
-/// The bridge's way to a process.
-struct Supervised(Process);
-
-impl Upstream for Supervised {
-    fn demand(&self) {
-        self.0.demand();
-    }
-
-    fn restart(&self, generation: u64, reason: &str) {
-        self.0.failed(generation, reason, Retry::BackOff);
-    }
-}
-
-/// Tells the bridge what becomes of a process, so that nobody waits for one that is not coming.
-async fn follow(process: Process, child: Arc<Child>) {
-    let mut status = process.watch();
-    loop {
-        let state = status.borrow_and_update().state;
-        match state {
-            State::Starting => child.starting(),
-            State::BackingOff => child.down(),
-            State::Failed => child.cannot_start(),
-            State::Gone => child.gone(),
-            _ => {}
-        }
-        if status.changed().await.is_err() {
-            return child.gone();
-        }
-    }
-}
-
-/// Hands each process to the bridge, and what the bridge makes of it to the supervisor.
-async fn attend(process: Process, mut incarnations: mpsc::Receiver<Incarnation>, child: Arc<Child>) {
-    while let Some(incarnation) = incarnations.recv().await {
-        let Incarnation { generation, stdin, stdout, closing, exited, .. } = incarnation;
-        let pipes =
-            Pipes { generation, output: stdout, input: stdin, exited: raised(exited), closing: raised(closing) };
-        let outcome = child
-            .serve(pipes, |opened| {
-                process.ready(generation);
-                announce(process.name(), opened);
-            })
-            .await;
-        let at_once = outcome.retry_at_once();
-        match outcome {
-            Outcome::NotOpened(error) => {
-                if at_once {
-                    process.failed(generation, error.to_string(), Retry::AtOnce);
-                    // It may have been gone before that was said, and the next one be waiting.
-                    process.demand();
-                } else {
-                    process.failed(generation, error.to_string(), Retry::BackOff);
-                    child.down();
-                }
-            }
-            Outcome::Ended(Ended::Broken(why)) => process.failed(generation, why, Retry::BackOff),
-            Outcome::Ended(Ended::Exited) => {}
-        }
-    }
-}
-
-/// Resolves when the flag is up, or when nobody is left to raise it.
-async fn raised(mut flag: watch::Receiver<bool>) {
-    let _ = flag.wait_for(|flag| *flag).await;
-}
-
-fn announce(name: &str, opened: &Opened) {
-    let result = std::str::from_utf8(&opened.result).ok().and_then(|text| Members::read(text).ok()).unwrap_or_default();
-    let meta = result.object("_meta");
-    let info = result
-        .object("serverInfo")
-        .or_else(|| meta.and_then(|meta| meta.object("io.modelcontextprotocol/serverInfo")))
-        .unwrap_or_default();
-    let text = |name| info.string(name).unwrap_or_default().into_owned();
-    tracing::info!(
-        name,
-        server = format!("{} {}", text("name"), text("version")).trim(),
-        protocol = opened.version,
-        "the server is ready"
-    );
 }

@@ -10,15 +10,16 @@ use axum::routing::get;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
 
+use super::pool::Pool;
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
-use crate::supervisor::{Process, State};
+use crate::supervisor::State;
 
 /// What answers `/healthz` on one listener.
 pub(super) struct Health {
     pub(super) guard: Guard,
     pub(super) admission: Admission,
-    pub(super) processes: Vec<Process>,
+    pub(super) pools: Vec<Arc<Pool>>,
     pub(super) broken: Vec<String>,
 }
 
@@ -53,8 +54,10 @@ impl Health {
     }
 
     fn words(&self) -> BTreeMap<String, Word> {
-        let running =
-            self.processes.iter().map(|process| (process.name().to_owned(), word(process.watch().borrow().state)));
+        let running = self.pools.iter().map(|pool| {
+            let states = pool.members().into_iter().map(|member| member.process.watch().borrow().state);
+            (pool.name().to_owned(), together(&states.map(word).collect::<Vec<_>>()))
+        });
         running.chain(self.broken.iter().map(|name| (name.clone(), Word::Down))).collect()
     }
 }
@@ -87,6 +90,15 @@ fn word(state: State) -> Word {
         State::Ready | State::Resting => Word::Ok,
         State::BackingOff | State::Failed | State::Gone => Word::Down,
         _ => Word::Starting,
+    }
+}
+
+/// Where clients do not share a process, one that starts is no news, nor is one that is down where another works.
+fn together(words: &[Word]) -> Word {
+    match words {
+        [only] => *only,
+        many if many.contains(&Word::Down) && !many.contains(&Word::Ok) => Word::Down,
+        _ => Word::Ok,
     }
 }
 

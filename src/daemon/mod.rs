@@ -7,6 +7,7 @@ mod health;
 pub mod key;
 mod last_words;
 pub mod lifecycle;
+mod pool;
 pub mod variables;
 
 use std::future::{Future, pending};

@@ -12,6 +12,7 @@ mod bridge_resume;
 mod config_commands;
 mod demo_server;
 mod front_door;
+mod isolation;
 mod official_sdk;
 
 mod run_command;
