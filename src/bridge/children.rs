@@ -184,7 +184,7 @@ impl Children {
             Some(introduction) => Introduction::clone(introduction),
             None => Introduction::revived(session),
         };
-        if self.sharing.isolation == Isolation::User {
+        if self.sharing.isolation == Isolation::User || session.is_passing() {
             return self.of_identity(&session.identity, || Introduction { initialize: None, ..introduction() });
         }
         let mut private = self.private();

@@ -518,7 +518,8 @@ impl Reader {
 
     /// Begins a stream that its client can come back to, if it is of a session. Returns its first bytes.
     fn begin_track(&mut self) -> Bytes {
-        let Some(session) = self.exchange.session() else { return OK };
+        // One without a session has no stream to come back on.
+        let Some(session) = self.exchange.session().filter(|session| !session.is_passing()) else { return OK };
         let track = session.tracks.of_exchange(Arc::clone(&self.exchange));
         *self.exchange.track.lock().expect("nothing panics while it holds this") = Arc::downgrade(&track);
         let opening = opening(session.version, &EventId { stream: track.id.clone(), seq: 0 });

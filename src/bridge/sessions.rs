@@ -111,6 +111,11 @@ impl Session {
         state.asked.values().any(|asked| asked.generation == generation && asked.exchange == Some(exchange))
     }
 
+    /// Whether it is for one request only.
+    pub(super) fn is_passing(&self) -> bool {
+        self.id.is_empty()
+    }
+
     pub(super) fn touch(&self) {
         self.lock().last_seen = Instant::now();
     }
@@ -324,6 +329,18 @@ impl Sessions {
             session.standalone.close();
         }
         Ok(session)
+    }
+
+    /// A session for one request of a client that keeps none. It is in no table.
+    pub(super) fn passing(&self, identity: &Identity, version: &'static str) -> Session {
+        let told = Told {
+            endpoint: String::new(),
+            version,
+            abilities: Abilities::default(),
+            client_name: String::new(),
+            client_version: String::new(),
+        };
+        Session::new(String::new(), identity.clone(), &told, &self.kept, &self.limits)
     }
 
     /// The session of an id, if it is in the table.

@@ -15,7 +15,7 @@ use super::output;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Isolation, Sharing};
 use crate::bridge::endpoint::{Keys, Settings as EndpointSettings};
-use crate::bridge::era::{Policy, Serve};
+use crate::bridge::era::Policy;
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::{Guard, Listener};
 use crate::config::limits::Limits;
@@ -280,11 +280,11 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
     let endpoint = EndpointSettings {
         name: process.name.clone(),
         path: arguments.path.to_string(),
-        policy: Policy { serve: Serve::Both, legacy_stateless: false },
+        policy: Policy::default(),
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
         sharing: Sharing { era, isolation, interactive: is_demo, ..Sharing::default() },
     };
-    Ok(Server { process, endpoint, vital: Some(told), request_timeout: None })
+    Ok(Server { process, endpoint, vital: Some(told), limits: None, request_timeout: None })
 }
 
 fn new_token() -> Secret {

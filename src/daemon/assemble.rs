@@ -41,6 +41,8 @@ pub struct Server {
     pub endpoint: Settings,
     /// A command that cannot be run ends ferry, since somebody has just typed it; this is told why.
     pub vital: Option<Arc<OnceLock<String>>>,
+    /// Its own bounds, instead of those of all.
+    pub limits: Option<Limits>,
     /// How long its calls may take without a sign of progress, instead of what holds for all.
     pub request_timeout: Option<Duration>,
 }
@@ -79,7 +81,8 @@ impl Service {
     ) -> Self {
         let endpoints = Endpoints::new(Arc::clone(limits));
         let servers = servers.into_iter().map(|server| {
-            let endpoint = Endpoint::new(server.endpoint, keys, &limits_of(server.request_timeout, limits));
+            let endpoint =
+                Endpoint::new(server.endpoint, keys, &limits_of(server.limits, server.request_timeout, limits));
             endpoints.put(Arc::clone(&endpoint));
             let pool = Pool::new(supervisor, server.process);
             endpoint.connect(Arc::clone(&pool) as _);
@@ -104,11 +107,12 @@ impl Service {
 }
 
 /// The bounds of one server.
-fn limits_of(request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
-    let Some(request_timeout) = request_timeout else { return Arc::clone(limits) };
+fn limits_of(own: Option<Limits>, request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
+    let limits = own.map_or_else(|| Arc::clone(limits), Arc::new);
+    let Some(request_timeout) = request_timeout else { return limits };
     // Whoever grants a silent call two hours does not mean one of them.
     let request_timeout_in_all = limits.request_timeout_in_all.max(request_timeout);
-    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(limits) })
+    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(&limits) })
 }
 
 impl Serving for Service {

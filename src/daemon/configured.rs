@@ -93,6 +93,7 @@ pub fn servers(config: &Config, log: impl Fn(&str) -> LogFile) -> Vec<Server> {
 
 fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Path, log: LogFile) -> Server {
     let mcp = &server.mcp;
+    let limits = mcp.limits.as_ref().unwrap_or(limits);
     let mut words = server.argv.iter();
     let variables = Variables {
         shared: shared.to_vec(),
@@ -120,7 +121,7 @@ fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Pat
     let endpoint = Settings {
         name: process.name.clone(),
         path: mcp.path.to_string(),
-        policy: era::Policy { serve: serve_of(mcp.serve), legacy_stateless: false },
+        policy: era::Policy { serve: serve_of(mcp.serve), legacy_stateless: mcp.legacy_stateless, sse: mcp.sse },
         sharing: Sharing {
             era: choice_of(mcp.era, mcp.era_prefer),
             interactive: mcp.shared_interactive,
@@ -138,7 +139,13 @@ fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Pat
             },
         },
     };
-    Server { process, endpoint, vital: None, request_timeout: mcp.request_timeout.map(|time| time.0) }
+    Server {
+        process,
+        endpoint,
+        vital: None,
+        limits: mcp.limits.clone(),
+        request_timeout: mcp.request_timeout.map(|time| time.0),
+    }
 }
 
 fn base(config: &Config) -> PathBuf {
@@ -193,7 +200,7 @@ mod tests {
         let servers = configured(
             "[bridge]\nlimits = { start_timeout = 7 }\n[[mcps]]\nname = 'a'\npath = '/a/'\ncommand = '~/x -y'\ncwd = 'rel'\n\
              env_file = 'a.env'\ninherit_env = false\nforward_signals = ['USR2']\neager = false\nera_prefer = 'modern'\n\
-             serve = 'legacy'\nisolation = 'session'\nmax_children = 2\nidle_stop = 1.5\nshared_interactive = true\nupstream_capabilities = { roots = {} }\nrequest_timeout = 0.5\n\
+             serve = 'legacy'\nisolation = 'session'\nlimits = { max_inflight = 2 }\nlegacy_stateless = true\nsse = false\nmax_children = 2\nidle_stop = 1.5\nshared_interactive = true\nupstream_capabilities = { roots = {} }\nrequest_timeout = 0.5\n\
              [[mcps]]\nname = 'off'\npath = '/off'\ncommand = 'x'\nenabled = false\n\
              [[mcps]]\nname = 'b'\npath = '/'\ncommand = 'x'\n",
         );
@@ -210,6 +217,13 @@ mod tests {
         let sharing = &a.endpoint.sharing;
         assert_eq!((sharing.isolation, sharing.max_children), (Isolation::Session, 2));
         assert_eq!(sharing.idle_stop, Some(Duration::from_millis(1500)));
+        let own = a.limits.as_ref().unwrap();
+        assert_eq!(
+            (own.max_inflight, own.start_timeout),
+            (2, Duration::from_secs(7)),
+            "its own on top of those of all"
+        );
+        assert!(b.limits.is_none() && a.endpoint.policy.legacy_stateless && !a.endpoint.policy.sse);
         assert_eq!((a.request_timeout, b.request_timeout), (Some(Duration::from_millis(500)), None));
     }
 

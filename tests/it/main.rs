@@ -15,6 +15,7 @@ mod front_door;
 mod isolation;
 mod official_sdk;
 
+mod legacy_policy;
 mod run_command;
 mod supervision;
 mod support;

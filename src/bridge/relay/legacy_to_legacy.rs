@@ -54,11 +54,8 @@ pub(in crate::bridge) async fn open_session(
     message: &Message,
     own_stream: Option<Arc<Standalone>>,
 ) -> Result<Opened, Refusal> {
-    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
-    let Some(asked) = params.string("protocolVersion") else {
-        let why = Cow::Borrowed("`params.protocolVersion` must be a string");
-        return Err(Refusal::InvalidParams { era: Era::Legacy, why });
-    };
+    let asked = asked_version(message)?;
+    let params = message.param_members().unwrap_or_default();
     let id = message.id().ok_or(Refusal::InvalidRequest("`initialize` is a request".into()))?;
     let introduction = |isolation| match isolation {
         Isolation::Session => Introduction::verbatim(message),
@@ -79,7 +76,7 @@ pub(in crate::bridge) async fn open_session(
         LEGACY.iter().find(|known| **known == live.opened.version).copied().unwrap_or(LATEST_LEGACY)
     } else {
         // Independent of what the server speaks: payloads are additive and gated by capabilities.
-        LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY)
+        negotiated(&asked)
     };
     let client = params.object("clientInfo").unwrap_or_default();
     let client = |name| client.string(name).map(Cow::into_owned).unwrap_or_default();
@@ -92,8 +89,21 @@ pub(in crate::bridge) async fn open_session(
     let child = opening.adopted_by(&session);
     call.endpoint.forget_evicted();
     tracing::info!(client = session.client, version, "a session was opened");
-    let welcome = if child.is_one_sessions() { live.opened.result.clone() } else { welcome(&live, version, &child) };
-    Ok(Opened::Session(session, envelope(&id, "result", welcome)))
+    Ok(Opened::Session(session, welcome(&live, version, &child, message)))
+}
+
+/// The version that an `initialize` asks for.
+pub(super) fn asked_version(message: &Message) -> Result<Cow<'_, str>, Refusal> {
+    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
+    params.string("protocolVersion").ok_or(Refusal::InvalidParams {
+        era: Era::Legacy,
+        why: Cow::Borrowed("`params.protocolVersion` must be a string"),
+    })
+}
+
+/// The version that ferry speaks with a client which asks for this one.
+pub(super) fn negotiated(asked: &str) -> &'static str {
+    LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY)
 }
 
 /// What came of an `initialize`.
@@ -132,8 +142,16 @@ impl Drop for Opening<'_> {
     }
 }
 
+/// The answer to `initialize`: of a server of the session's own, its own; of one that is shared, with what is not
+/// everybody's taken out.
+pub(super) fn welcome(live: &Live, version: &str, child: &Child, message: &Message) -> Json {
+    let result =
+        if child.is_one_sessions() { live.opened.result.clone() } else { edited_welcome(live, version, child) };
+    envelope(&message.id().unwrap_or_default(), "result", result)
+}
+
 /// The server's `InitializeResult` with the version negotiated here, and without a list of everybody's tasks.
-fn welcome(live: &Live, version: &str, child: &Child) -> Bytes {
+fn edited_welcome(live: &Live, version: &str, child: &Child) -> Bytes {
     let Ok(result) = std::str::from_utf8(&live.opened.result).map(Members::read) else {
         return live.opened.result.clone();
     };
