@@ -12,6 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 # A name, the requirements it runs, the server, what else the server's block says. The era is ferry's to find out.
 legs() {
+  leg LL 2025-11-25 legacy 'isolation = "session"'
   leg LL-shared 2025-11-25 legacy
   leg LL-interactive 2025-11-25 legacy 'shared_interactive = true'
   leg MM 2026-07-28 modern
