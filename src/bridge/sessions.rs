@@ -232,7 +232,7 @@ impl Drop for Busy {
 }
 
 /// Whether `uri` is `above` or a part of it.
-fn is_at_or_below(uri: &str, above: &str) -> bool {
+pub(super) fn is_at_or_below(uri: &str, above: &str) -> bool {
     uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
 }
 
