@@ -409,6 +409,10 @@ impl Child {
 
     fn opening(&self, hold_initialized: bool) -> Opening {
         let (client_info, capabilities) = match (&*self.sharing, &self.introduction) {
+            // One person's clients may be able to do more than the first of them.
+            (Sharing { capabilities: Some(own), .. }, Some(introduction)) => {
+                (introduction.client_info.clone(), own.clone())
+            }
             (_, Some(introduction)) => (introduction.client_info.clone(), introduction.capabilities.clone()),
             (Sharing { capabilities: Some(own), .. }, None) => (own_info(), own.clone()),
             (Sharing { interactive: true, .. }, None) => {
