@@ -57,8 +57,8 @@ pub(crate) fn measure(plan: &Plan) -> Outcome<()> {
         let measured = runtime.block_on(drive(targets, plan.cell))?;
         let used = before.and_then(|before| Some(server.processor_time()?.saturating_sub(before)));
         // The time before it counts is a fifth of it.
-        let calls = measured.rate * plan.cell.as_secs_f64() * 1.2;
-        cell.add(&measured, used.map(|used| used.as_secs_f64() * 1e6 / calls));
+        let answered = measured.rate * plan.cell.as_secs_f64() * 1.2;
+        cell.add(&measured, used.map(|used| used.as_secs_f64() * 1e6 / answered));
         Outcome::Ok(())
     };
     for round in 0..plan.rounds {
@@ -66,9 +66,10 @@ pub(crate) fn measure(plan: &Plan) -> Outcome<()> {
         for (clients, (over_ferry, over_floor)) in CLIENTS.into_iter().zip(&mut cells) {
             // In turns, and with turns in who comes first.
             for is_ferry in [round % 2 == 0, round % 2 != 0] {
-                match is_ferry {
-                    true => measure_one(&ferry, &sessions[..clients], over_ferry)?,
-                    false => measure_one(&floor, &bare[..clients], over_floor)?,
+                if is_ferry {
+                    measure_one(&ferry, &sessions[..clients], over_ferry)?;
+                } else {
+                    measure_one(&floor, &bare[..clients], over_floor)?;
                 }
             }
         }

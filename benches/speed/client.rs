@@ -39,18 +39,14 @@ impl Target {
 
     /// The header section, up to the length of the body.
     fn head(&self) -> Vec<u8> {
-        let mut head = format!(
+        // Without a session as many bytes as with one: the floor reads what ferry reads.
+        let session = self.session.clone().unwrap_or_else(|| "x".repeat(120));
+        let head = format!(
             "POST /echo HTTP/1.1\r\nhost: {}\r\naccept: application/json, text/event-stream\r\n\
-             content-type: application/json\r\nmcp-protocol-version: {VERSION}\r\n",
+             content-type: application/json\r\nmcp-protocol-version: {VERSION}\r\nmcp-session-id: {session}\r\n\
+             content-length: ",
             self.address
         );
-        if let Some(session) = &self.session {
-            head.push_str(&format!("mcp-session-id: {session}\r\n"));
-        } else {
-            // The floor reads as many bytes as ferry does.
-            head.push_str(&format!("mcp-session-id: {}\r\n", "x".repeat(120)));
-        }
-        head.push_str("content-length: ");
         head.into_bytes()
     }
 }

@@ -6,6 +6,7 @@
 //! counts are the ratios within one round; every figure is the median of the rounds, with the lowest and the highest.
 //!
 //! A wrong answer ends it with an error. No figure does.
+#![allow(clippy::cast_precision_loss, reason = "no count here is beyond 2^52")]
 #![allow(clippy::disallowed_methods, reason = "no steward runs in this process")]
 #![allow(clippy::print_stdout, reason = "its table is what it is for")]
 

@@ -1,6 +1,6 @@
 //! The processes that are measured: ferry as it is installed, and the floor; how large they are and what they cost.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -19,9 +19,9 @@ pub(crate) struct Running {
     _home: tempfile::TempDir,
 }
 
-/// What of ferry is started.
+/// How ferry is started.
 #[derive(Clone, Copy)]
-pub(crate) enum Command_ {
+pub(crate) enum Way {
     /// `ferry run` with a configuration.
     Run,
     /// `ferry try`.
@@ -38,18 +38,18 @@ impl Running {
     }
 
     /// ferry with the echo server behind it; it may not listen yet.
-    pub(crate) fn ferry(command: Command_) -> Outcome<Self> {
+    pub(crate) fn ferry(way: Way) -> Outcome<Self> {
         let home = tempfile::tempdir()?;
         let address = free_address()?;
         let server = std::env::current_exe()?;
         let mut ferry = Command::new(env!("CARGO_BIN_EXE_ferry"));
-        match command {
-            Command_::Run => {
+        match way {
+            Way::Run => {
                 let config = home.path().join("config.toml");
                 std::fs::write(&config, configuration(address.port(), &server))?;
                 ferry.arg("run").arg("--config").arg(config);
             }
-            Command_::Try => {
+            Way::Try => {
                 ferry.args(["try", "--path", "/echo", "--port", &address.port().to_string(), "--"]);
                 ferry.arg(server).arg(ECHO);
             }
@@ -68,7 +68,7 @@ impl Running {
 
     /// ferry, once its server has answered.
     pub(crate) async fn ready_ferry() -> Outcome<Self> {
-        let ferry = Self::ferry(Command_::Run)?;
+        let ferry = Self::ferry(Way::Run)?;
         ferry.listening().await?;
         ferry.target.with_session().await?;
         Ok(ferry)
@@ -92,13 +92,10 @@ impl Running {
     /// Its resident memory in KiB.
     pub(crate) fn memory(&self) -> Outcome<f64> {
         let pid = self.process.id();
-        let status = match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-            Ok(status) => status,
-            Err(_) => {
-                let ps = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output()?;
-                format!("VmRSS: {}", String::from_utf8_lossy(&ps.stdout))
-            }
-        };
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).or_else(|_| {
+            let ps = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output()?;
+            io::Result::Ok(format!("VmRSS: {}", String::from_utf8_lossy(&ps.stdout)))
+        })?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("a process has memory")?;
         Ok(line.split_whitespace().next().ok_or("a size is a number")?.parse()?)
     }

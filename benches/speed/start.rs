@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::load::runtime;
-use crate::processes::{Command_, Running};
+use crate::processes::{Running, Way};
 use crate::statistics::Figure;
 use crate::table::{Aim, aimed, heading, row};
 use crate::{Outcome, Plan};
@@ -11,11 +11,11 @@ use crate::{Outcome, Plan};
 pub(crate) fn measure(plan: &Plan) -> Outcome<()> {
     let runtime = runtime()?;
     heading("from exec to the first answer");
-    for (name, command) in [("ferry run", Command_::Run), ("ferry try", Command_::Try)] {
+    for (name, way) in [("ferry run", Way::Run), ("ferry try", Way::Try)] {
         let (mut listens, mut serves) = (Figure::default(), Figure::default());
         for _ in 0..plan.starts {
             let began = Instant::now();
-            let ferry = Running::ferry(command)?;
+            let ferry = Running::ferry(way)?;
             runtime.block_on(async {
                 ferry.listening().await?;
                 listens.add(began.elapsed().as_secs_f64() * 1e3);
