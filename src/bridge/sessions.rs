@@ -217,9 +217,7 @@ impl Session {
 
 /// Below 2^53, with room for 2^20 questions before the next session's may begin.
 fn random_start() -> u64 {
-    let mut random = [0; 4];
-    aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
-    (u64::from(u32::from_be_bytes(random)) << 20) + 1
+    (u64::from(u32::from_be_bytes(crate::random::bytes())) << 20) + 1
 }
 
 /// Keeps a session from being evicted.
