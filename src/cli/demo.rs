@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::bridge::origin::{Guard, Listener};
 use crate::config::limits::Limits;
 use crate::config::values::UrlPath;
 use crate::daemon;
-use crate::daemon::assemble::{Local, Server, Service};
+use crate::daemon::assemble::{Beginning, Local, Server, Service};
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::paths;
@@ -183,14 +183,15 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             let server = server(arguments, stderr, told).map_err(|_| Exit::Failed)?;
             let mut secret = [0; 32];
             rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
-            let limits = Arc::new(Limits::default());
-            Ok(Service::begin(
-                supervisor,
-                vec![server],
-                Some(Local { tcp, guard, admission, broken: Vec::new() }),
-                &Keys::new(&secret),
-                &limits,
-            ))
+            let beginning = Beginning {
+                servers: vec![server],
+                broken: Vec::new(),
+                local: Some(Local { tcp, guard, admission }),
+                keys: Keys::new(&secret),
+                limits: Arc::default(),
+                source: None,
+            };
+            Ok(Service::begin(supervisor, beginning))
         });
         let ended = ended.await?;
         failure.get().map_or(Ok(ended), |why| Err(TryError::Command(why.clone())))
@@ -252,7 +253,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
         sharing: Sharing { era, interactive: is_demo, capabilities: None },
     };
-    Ok(Server { process, endpoint, vital: Some(told), request_timeout: None })
+    Ok(Server { process, endpoint, vital: Some(told), request_timeout: None, variables: None })
 }
 
 fn new_token() -> Secret {
@@ -264,15 +265,4 @@ fn new_token() -> Secret {
 /// A command as one would type it.
 fn shown(command: &[OsString]) -> String {
     shell_words::join(command.iter().map(|word| word.to_string_lossy()))
-}
-
-/// Where a client on this or another machine finds an address.
-pub(super) fn reachable(address: SocketAddr) -> String {
-    let host = match address.ip() {
-        ip if ip.is_unspecified() => nix::unistd::gethostname()
-            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-        IpAddr::V4(ip) => ip.to_string(),
-    };
-    format!("{host}:{}", address.port())
 }

@@ -10,16 +10,16 @@ use axum::routing::get;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
 
+use super::servers::Servers;
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
-use crate::supervisor::{Process, State};
+use crate::supervisor::State;
 
 /// What answers `/healthz` on one listener.
 pub(super) struct Health {
     pub(super) guard: Guard,
     pub(super) admission: Admission,
-    pub(super) processes: Vec<Process>,
-    pub(super) broken: Vec<String>,
+    pub(super) servers: Arc<Servers>,
 }
 
 /// Its answer.
@@ -53,9 +53,9 @@ impl Health {
     }
 
     fn words(&self) -> BTreeMap<String, Word> {
-        let running =
-            self.processes.iter().map(|process| (process.name().to_owned(), word(process.watch().borrow().state)));
-        running.chain(self.broken.iter().map(|name| (name.clone(), Word::Down))).collect()
+        let serving = self.servers.serving().into_iter();
+        let running = serving.map(|running| (running.name().to_owned(), word(running.state())));
+        running.chain(self.servers.broken().into_iter().map(|broken| (broken.name, Word::Down))).collect()
     }
 }
 

@@ -13,7 +13,7 @@ mod config_commands;
 mod demo_server;
 mod front_door;
 mod official_sdk;
-
+mod reload;
 mod run_command;
 mod supervision;
 mod support;
