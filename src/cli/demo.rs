@@ -156,7 +156,7 @@ pub(super) fn run(arguments: &Try) -> Result<Exit, Box<dyn Advise>> {
 }
 
 fn serve(arguments: &Try) -> Result<Exit, TryError> {
-    logging::start(arguments.log_format, None);
+    logging::start(arguments.log_format, None, None);
     let logs = LogWriter::start(LogLimits::default())?;
     let mut settings = Settings::new(paths::state_dir()?.join("try"))?;
     settings.scratch = true;

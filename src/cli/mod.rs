@@ -8,12 +8,14 @@ mod demo;
 mod import;
 mod init;
 mod list;
+mod logs;
 mod output;
 mod reload;
 mod remove;
 mod restart;
 mod run;
 mod status;
+mod take_effect;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Command {
     Run(run::Run),
     /// Show how the ferry that runs is.
     Status(status::StatusCommand),
+    /// Show what ferry or one of its servers has written.
+    Logs(logs::Logs),
     /// Have the ferry that runs read its configuration again.
     Reload(reload::Reload),
     /// Restart one server's process; its sessions go on.
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Some(Command::Try(arguments)) => demo::run(&arguments),
         Some(Command::Run(arguments)) => run::run(&arguments),
         Some(Command::Status(arguments)) => status::run(&arguments),
+        Some(Command::Logs(arguments)) => logs::run(&arguments),
         Some(Command::Reload(arguments)) => reload::run(&arguments),
         Some(Command::Restart(arguments)) => restart::run(&arguments),
         Some(Command::Init(arguments)) => init::run(&arguments),

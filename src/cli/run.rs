@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::change::{ConfigArg, shown};
 use super::output;
@@ -14,6 +15,7 @@ use crate::bridge::listener::Tcp;
 use crate::bridge::origin::Guard;
 use crate::config::load::{Config, ConfigError};
 use crate::config::schema;
+use crate::config::values::LogFilter;
 use crate::daemon::assemble::{Beginning, Local, Service};
 use crate::daemon::configured::{self, NoToken, UnusableEntry, reachable};
 use crate::daemon::control::{self, SocketError};
@@ -23,8 +25,11 @@ use crate::error::{Advise, Exit};
 use crate::paths;
 use crate::supervisor::signals::Signals;
 use crate::supervisor::{Settings, Supervisor, SupervisorError};
-use crate::telemetry::logging::{self, LogFormat};
+use crate::telemetry::logging::{self, Kept, LogFormat, MAIN_LOG};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
+
+/// How long the last lines of the log may take to the disk.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Arguments of `ferry run`.
 #[derive(Debug, clap::Args)]
@@ -115,7 +120,8 @@ fn serve(arguments: &Run) -> Result<Exit, RunError> {
         Some(schema::LogFormat::Json) => LogFormat::Json,
         Some(schema::LogFormat::Human) | None => LogFormat::Human,
     });
-    logging::start(format, config.logging.level.as_ref().map(schema_text));
+    let kept = Kept::default();
+    logging::start(format, config.logging.level.as_ref().map(LogFilter::as_str), Some(kept.clone()));
     let usual = LogLimits::default();
     let logs = LogWriter::start(LogLimits {
         bytes: config.logging.max_bytes.unwrap_or(usual.bytes),
@@ -138,6 +144,7 @@ fn serve(arguments: &Run) -> Result<Exit, RunError> {
         let address = tcp.as_ref().map(Tcp::address);
         let mut refused = None;
         let ended = daemon::run(settings, signals, |supervisor| {
+            kept.go_to(&logs.file(paths::log_dir(supervisor.state_dir()).join(MAIN_LOG)));
             let begun = begin(&config, supervisor, &logs, socket, tcp.map(|tcp| (tcp, guard, admission)));
             let service = begun.map_err(|error| {
                 let exit = error.exit();
@@ -153,11 +160,8 @@ fn serve(arguments: &Run) -> Result<Exit, RunError> {
     });
     // What still waits for a disk, or sweeps leftovers, is not waited for.
     runtime.shutdown_background();
+    logs.flush(LAST_LINES);
     outcome
-}
-
-fn schema_text(level: &crate::config::values::LogFilter) -> &str {
-    level.as_str()
 }
 
 fn begin(
