@@ -14,6 +14,7 @@ use super::sessions::{Session, Sessions};
 use super::sse::OlderDoors;
 use super::upstream::Upstreams;
 use crate::config::limits::Limits;
+use crate::mcp::version::Era;
 
 /// What the configuration says of one endpoint.
 #[derive(Debug, Clone)]
@@ -40,6 +41,32 @@ impl Keys {
     pub fn new(secret: &[u8; 32]) -> Self {
         Self { sessions: Arc::new(SessionIds::new(secret)), states: Arc::new(Sealer::new(secret)) }
     }
+}
+
+/// What is to be seen of an endpoint.
+#[derive(Debug)]
+pub struct EndpointFacts {
+    /// Requests that wait for its server.
+    pub in_flight: usize,
+    /// The sessions in its table.
+    pub sessions: Vec<SessionFacts>,
+    /// The era its server was opened in.
+    pub era: Option<Era>,
+    /// The protocol version that was agreed on with its server.
+    pub protocol: Option<String>,
+    /// What its server calls itself.
+    pub server: Option<String>,
+}
+
+/// What is to be seen of a session.
+#[derive(Debug)]
+pub struct SessionFacts {
+    /// What its client calls itself, in its own words.
+    pub client: String,
+    /// Whose it is.
+    pub identity: Identity,
+    /// Whether a stream for what the server says unasked is open.
+    pub has_stream: bool,
 }
 
 /// One configured path.
@@ -142,6 +169,33 @@ impl Endpoint {
         }
         for child in self.children.all() {
             child.end_listens();
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The path it is served at.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What is to be seen of it now.
+    pub fn observed(&self) -> EndpointFacts {
+        let opened = self.children.all().iter().find_map(|child| child.opened());
+        let sessions = self.sessions.all().into_iter().map(|session| SessionFacts {
+            client: session.client.clone(),
+            identity: session.identity.clone(),
+            has_stream: session.standalone.is_open(),
+        });
+        EndpointFacts {
+            in_flight: self.in_flight(),
+            sessions: sessions.collect(),
+            era: opened.as_ref().map(|opened| opened.era),
+            protocol: opened.as_ref().map(|opened| opened.version.clone()),
+            server: opened.map(|opened| opened.server()).filter(|server| !server.is_empty()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::bridge::origin::{Guard, Listener};
 use crate::config::limits::Limits;
 use crate::config::values::UrlPath;
 use crate::daemon;
-use crate::daemon::assemble::{Local, Server, Service};
+use crate::daemon::assemble::{Beginning, Local, Server, Service};
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::secret::Secret;
@@ -172,7 +172,7 @@ pub(super) fn run(arguments: &Try) -> Result<Exit, Box<dyn Advise>> {
 }
 
 fn serve(arguments: &Try) -> Result<Exit, TryError> {
-    logging::start(arguments.log_format, None);
+    logging::start(arguments.log_format, None, None);
     let logs = LogWriter::start(LogLimits::default())?;
     let mut settings = Settings::new(paths::state_dir()?.join("try"))?;
     settings.scratch = true;
@@ -198,14 +198,15 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
             let admission = token.map_or_else(Admission::loopback, Admission::token);
             let server = server(arguments, stderr, told).map_err(|_| Exit::Failed)?;
-            let limits = Arc::new(Limits::default());
-            Ok(Service::begin(
-                supervisor,
-                vec![server],
-                Some(Local { tcp, guard, admission, broken: Vec::new() }),
-                &Keys::new(&random::bytes()),
-                &limits,
-            ))
+            let beginning = Beginning {
+                servers: vec![server],
+                broken: Vec::new(),
+                local: Some(Local { tcp, guard, admission }),
+                keys: Keys::new(&random::bytes()),
+                limits: Arc::default(),
+                source: None,
+            };
+            Ok(Service::begin(supervisor, beginning))
         });
         let ended = ended.await?;
         failure.get().map_or(Ok(ended), |why| Err(TryError::Command(why.clone())))
@@ -281,7 +282,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
         sharing: Sharing { era, isolation, interactive: is_demo, ..Sharing::default() },
     };
-    Ok(Server { process, endpoint, vital: Some(told), limits: None, request_timeout: None })
+    Ok(Server { process, endpoint, vital: Some(told), limits: None, request_timeout: None, variables: None })
 }
 
 fn new_token() -> Secret {
@@ -291,15 +292,4 @@ fn new_token() -> Secret {
 /// A command as one would type it.
 fn shown(command: &[OsString]) -> String {
     shell_words::join(command.iter().map(|word| word.to_string_lossy()))
-}
-
-/// Where a client on this or another machine finds an address.
-pub(super) fn reachable(address: SocketAddr) -> String {
-    let host = match address.ip() {
-        ip if ip.is_unspecified() => nix::unistd::gethostname()
-            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-        IpAddr::V4(ip) => ip.to_string(),
-    };
-    format!("{host}:{}", address.port())
 }

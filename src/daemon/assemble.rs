@@ -1,25 +1,31 @@
 //! Processes on one side, the bridge on the other: each is handed only what it needs of the other.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::Serving;
+use super::configured::reachable;
+use super::control::{Commands, Control, SocketError};
 use super::health::Health;
-use super::pool::Pool;
+use super::reload::{Reloader, Source};
+pub use super::servers::Broken;
+use super::servers::{GLANCE, Servers};
+use super::status::Fixed;
+use super::variables::Variables;
 use crate::bridge::auth::Admission;
-use crate::bridge::endpoint::{Endpoint, Keys, Settings};
+use crate::bridge::endpoint::{Keys, Settings};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::Guard;
 use crate::bridge::router::{Door, Endpoints, router};
 use crate::config::limits::Limits;
 use crate::error::Exit;
 use crate::supervisor::{Spec, State, Supervisor};
-
-/// How often to look whether anything is still in flight while ferry stops.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// The local listener: where it listens, and whom it lets in.
 pub struct Local {
@@ -29,8 +35,6 @@ pub struct Local {
     pub guard: Guard,
     /// What it asks of a request.
     pub admission: Admission,
-    /// The names of those servers that cannot even be started, for `/healthz`.
-    pub broken: Vec<String>,
 }
 
 /// One server: the process, and the path it is served at.
@@ -45,91 +49,92 @@ pub struct Server {
     pub limits: Option<Limits>,
     /// How long its calls may take without a sign of progress, instead of what holds for all.
     pub request_timeout: Option<Duration>,
+    /// Where its variables come from.
+    pub variables: Option<Arc<Variables>>,
+}
+
+/// What is to be served.
+pub struct Beginning {
+    /// The servers.
+    pub servers: Vec<Server>,
+    /// Those that cannot even be started.
+    pub broken: Vec<Broken>,
+    /// The listener, if there is to be one.
+    pub local: Option<Local>,
+    /// What session ids are made with.
+    pub keys: Keys,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// What is read again at a reload; nothing, where there is no file.
+    pub source: Option<Source>,
 }
 
 /// Everything that is being served.
 pub struct Service {
-    servers: Vec<Running>,
+    servers: Arc<Servers>,
     stop: watch::Sender<bool>,
     listening: watch::Receiver<bool>,
-}
-
-struct Running {
-    pool: Arc<Pool>,
-    endpoint: Arc<Endpoint>,
-    vital: Option<Arc<OnceLock<String>>>,
-    _expiry: Task,
-}
-
-/// A task that ends with its owner.
-struct Task(JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    reloader: Option<Arc<Reloader>>,
+    local: Option<SocketAddr>,
+    control: Option<Control>,
 }
 
 impl Service {
     /// Starts the servers and opens the listener, if there is to be one.
-    pub fn begin(
-        supervisor: &Supervisor,
-        servers: Vec<Server>,
-        local: Option<Local>,
-        keys: &Keys,
-        limits: &Arc<Limits>,
-    ) -> Self {
-        let endpoints = Endpoints::new(Arc::clone(limits));
-        let servers = servers.into_iter().map(|server| {
-            let endpoint =
-                Endpoint::new(server.endpoint, keys, &limits_of(server.limits, server.request_timeout, limits));
-            endpoints.put(Arc::clone(&endpoint));
-            let pool = Pool::new(supervisor, server.process);
-            endpoint.connect(Arc::clone(&pool) as _);
-            let expiry = Task(tokio::spawn(Arc::clone(&endpoint).expire_sessions()));
-            Running { pool, endpoint, vital: server.vital, _expiry: expiry }
-        });
-        let servers: Vec<Running> = servers.collect();
+    pub fn begin(supervisor: &Supervisor, beginning: Beginning) -> Self {
+        let Beginning { servers: new, broken, local, keys, limits, source } = beginning;
+        let servers = Servers::new(supervisor, Endpoints::new(Arc::clone(&limits)), keys);
+        let order: Vec<String> = new.iter().map(|server| server.process.name.clone()).collect();
+        let started = servers.become_these(&BTreeSet::new(), new, broken, &order, &limits);
+        debug_assert!(started.is_ok(), "nobody has closed it yet");
         let (stop, stopped) = watch::channel(false);
         let (listening, is_listening) = watch::channel(local.is_some());
-        if let Some(Local { tcp, guard, admission, broken }) = local {
-            let pools = servers.iter().map(|server| Arc::clone(&server.pool)).collect();
-            let health = Health { guard: guard.clone(), admission: admission.clone(), pools, broken };
+        let address = local.as_ref().map(|local| local.tcp.address());
+        let guard = local.as_ref().map(|local| (local.guard.clone(), local.tcp.address().ip()));
+        let reloader = source.map(|source| Arc::new(Reloader::new(source, Arc::clone(&servers), guard)));
+        if let Some(Local { tcp, guard, admission }) = local {
+            let health = Health { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
+            let endpoints = Arc::clone(servers.endpoints());
             let router = router(Door { guard, admission, endpoints }).merge(health.router());
-            let serving = tcp.serve(router, Arc::clone(limits), stopped);
+            let serving = tcp.serve(router, limits, stopped);
             tokio::spawn(async move {
                 serving.await;
                 listening.send_replace(false);
             });
         }
-        Self { servers, stop, listening: is_listening }
+        Self { servers, stop, listening: is_listening, reloader, local: address, control: None }
     }
-}
 
-/// The bounds of one server.
-fn limits_of(own: Option<Limits>, request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
-    let limits = own.map_or_else(|| Arc::clone(limits), Arc::new);
-    let Some(request_timeout) = request_timeout else { return limits };
-    // Whoever grants a silent call two hours does not mean one of them.
-    let request_timeout_in_all = limits.request_timeout_in_all.max(request_timeout);
-    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(&limits) })
+    /// Opens the control socket, if there is something to control. The lock of the state directory is held.
+    pub fn listen_for_commands(&mut self, socket: PathBuf) -> Result<(), SocketError> {
+        let Some(reloader) = &self.reloader else { return Ok(()) };
+        let fixed = Fixed {
+            config: std::path::absolute(reloader.path()).unwrap_or_else(|_| reloader.path().to_owned()),
+            logs: reloader.log_dir().to_owned(),
+            local: self.local.map(|address| format!("http://{}", reachable(address))),
+            started: Instant::now(),
+        };
+        let commands = Commands { fixed, servers: Arc::clone(&self.servers), reloader: Arc::clone(reloader) };
+        self.control = Some(Control::open(socket, commands)?);
+        Ok(())
+    }
 }
 
 impl Serving for Service {
     fn reload(&self) {
-        tracing::warn!("this version reads its configuration at the start only: start it again instead");
+        let Some(reloader) = &self.reloader else { return tracing::info!("there is no configuration to reload") };
+        let reloader = Arc::clone(reloader);
+        // What came of it is in the log.
+        tokio::spawn(async move { drop(reloader.reload().await) });
     }
 
     fn stop_accepting(&self) {
         self.stop.send_replace(true);
-        for server in &self.servers {
-            server.endpoint.end_streams();
-            server.pool.stop_idle();
-        }
+        self.servers.close();
     }
 
     async fn drained(&self) {
-        while self.servers.iter().any(|server| server.endpoint.in_flight() > 0) {
+        while self.servers.in_flight() > 0 {
             tokio::time::sleep(GLANCE).await;
         }
     }
@@ -139,11 +144,11 @@ impl Serving for Service {
     }
 
     async fn failed(&self) -> Exit {
-        for server in &self.servers {
+        for server in self.servers.serving() {
             let Some(told) = &server.vital else { continue };
             // One that clients do not share is not started before the first of them comes.
-            let Some(first) = server.pool.members().into_iter().next() else { continue };
-            let mut status = first.process.watch();
+            let Some(first) = server.pool.first() else { continue };
+            let mut status = first.watch();
             if let Ok(status) = status.wait_for(|status| status.state == State::Failed).await {
                 let _ = told.set(status.last_error.clone().unwrap_or_default());
                 return Exit::Failed;

@@ -1,25 +1,25 @@
 //! From the configuration to what [`super::assemble`] puts together.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::assemble::Server;
-use super::variables::{Variables, located, own_secret};
+use super::assemble::{Broken, Server};
+use super::variables::{Seen, Variables, located, own_secret};
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Isolation, OnExit, Sharing};
 use crate::bridge::endpoint::Settings;
 use crate::bridge::era;
 use crate::bridge::origin::{Guard, InvalidEntry, Listener};
 use crate::config::limits::Limits;
-use crate::config::load::{self, Config};
+use crate::config::load::{self, Config, ConfigError};
 use crate::config::schema::{self, Era, EraPreference, ForwardedSignal, Serve};
-use crate::config::values::LocalListen;
+use crate::config::values::{LocalListen, Source};
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::paths;
-use crate::supervisor::{Capture, Environment, Role, Signal, Spec, Start, TERM_GRACE};
+use crate::supervisor::{Capture, Environment, Lookup, Role, Signal, Spec, Start, TERM_GRACE};
 use crate::telemetry::rotation::LogFile;
 
 /// An entry of the configuration that means nothing to the bridge.
@@ -31,6 +31,30 @@ pub struct UnusableEntry {
 }
 
 impl Advise for UnusableEntry {
+    fn exit(&self) -> Exit {
+        Exit::Configuration
+    }
+}
+
+/// Why a file cannot be taken as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It cannot be read, or something in it is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An entry means nothing to the bridge.
+    #[error(transparent)]
+    Entry(#[from] UnusableEntry),
+}
+
+impl Advise for LoadError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => error.hint(),
+            Self::Entry(error) => error.hint(),
+        }
+    }
+
     fn exit(&self) -> Exit {
         Exit::Configuration
     }
@@ -66,11 +90,37 @@ pub fn local_address(config: &Config) -> Option<SocketAddr> {
     }
 }
 
+/// Where a client on this or another machine finds an address.
+pub fn reachable(address: SocketAddr) -> String {
+    let host = match address.ip() {
+        ip if ip.is_unspecified() => nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
+    };
+    format!("{host}:{}", address.port())
+}
+
 /// Which pages may talk to the local listener.
 pub fn guard(config: &Config) -> Result<Guard, UnusableEntry> {
-    let address = local_address(config).map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
+    guard_at(config, local_address(config).map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+}
+
+/// The same for a listener that has its address already.
+pub(super) fn guard_at(config: &Config, address: IpAddr) -> Result<Guard, UnusableEntry> {
     Guard::new(Listener::Local(address), &config.bridge.allowed_hosts, &config.bridge.allowed_origins)
         .map_err(|entry| UnusableEntry { path: config.path.clone(), entry })
+}
+
+/// Reads a file in which nothing at all may be wrong, not even one server's block.
+pub fn load_whole(path: &Path) -> Result<Config, LoadError> {
+    let config = Config::load(path)?;
+    guard(&config)?;
+    if config.broken.is_empty() {
+        return Ok(config);
+    }
+    let faults = config.broken.into_iter().flat_map(|broken| broken.faults).collect();
+    Err(ConfigError::Wrong { path: config.path, faults }.into())
 }
 
 /// What the local listener asks of a request. Where other machines can reach it, the configuration has a token.
@@ -91,24 +141,37 @@ pub fn servers(config: &Config, log: impl Fn(&str) -> LogFile) -> Vec<Server> {
         .collect()
 }
 
+/// The servers that cannot be started, and why.
+pub fn broken(config: &Config) -> Vec<Broken> {
+    let broken = config.broken.iter().map(|broken| {
+        let faults: Vec<String> = broken.faults.iter().map(ToString::to_string).collect();
+        Broken { name: broken.name.clone(), path: broken.path.clone(), why: faults.join("; ") }
+    });
+    broken.collect()
+}
+
 fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Path, log: LogFile) -> Server {
     let mcp = &server.mcp;
     let limits = mcp.limits.as_ref().unwrap_or(limits);
     let mut words = server.argv.iter();
-    let variables = Variables {
-        shared: shared.to_vec(),
+    let needs = |source: &Source| matches!(source, Source::Env(_) | Source::Command(_));
+    let needs_shared = mcp.inherit_env || mcp.env.0.values().any(needs);
+    let variables = Arc::new(Variables {
+        shared: if needs_shared { shared.to_vec() } else { Vec::new() },
         inherit: mcp.inherit_env,
         file: mcp.env_file.as_ref().map(|file| located(file, base)),
         env: mcp.env.0.clone(),
         base: base.to_owned(),
-    };
+        seen: Seen::default(),
+    });
+    let lookup: Arc<dyn Lookup> = Arc::clone(&variables) as _;
     let process = Spec {
         name: mcp.name.to_string(),
         role: Role::Mcp,
         program: words.next().map(Into::into).unwrap_or_default(),
         args: words.map(Into::into).collect(),
         cwd: mcp.cwd.as_ref().map(|cwd| cwd.expand(paths::home().ok().as_deref())),
-        environment: Environment { inherit: mcp.inherit_env, set: Vec::new(), lookup: Some(Arc::new(variables)) },
+        environment: Environment { inherit: mcp.inherit_env, set: Vec::new(), lookup: Some(lookup) },
         // The handshake has its own limit and says more when it is over.
         start_timeout: limits.start_timeout + Duration::from_secs(5),
         stop_grace: Duration::from_secs(5),
@@ -145,6 +208,7 @@ fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Pat
         vital: None,
         limits: mcp.limits.clone(),
         request_timeout: mcp.request_timeout.map(|time| time.0),
+        variables: Some(variables),
     }
 }
 

@@ -10,7 +10,7 @@ use axum::routing::get;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
 
-use super::pool::Pool;
+use super::servers::Servers;
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
 use crate::supervisor::State;
@@ -19,8 +19,7 @@ use crate::supervisor::State;
 pub(super) struct Health {
     pub(super) guard: Guard,
     pub(super) admission: Admission,
-    pub(super) pools: Vec<Arc<Pool>>,
-    pub(super) broken: Vec<String>,
+    pub(super) servers: Arc<Servers>,
 }
 
 /// Its answer.
@@ -54,11 +53,9 @@ impl Health {
     }
 
     fn words(&self) -> BTreeMap<String, Word> {
-        let running = self.pools.iter().map(|pool| {
-            let states = pool.members().into_iter().map(|member| member.process.watch().borrow().state);
-            (pool.name().to_owned(), together(&states.map(word).collect::<Vec<_>>()))
-        });
-        running.chain(self.broken.iter().map(|name| (name.clone(), Word::Down))).collect()
+        let serving = self.servers.serving().into_iter();
+        let running = serving.map(|running| (running.name().to_owned(), word(running.state())));
+        running.chain(self.servers.broken().into_iter().map(|broken| (broken.name, Word::Down))).collect()
     }
 }
 
@@ -90,15 +87,6 @@ fn word(state: State) -> Word {
         State::Ready | State::Resting => Word::Ok,
         State::BackingOff | State::Failed | State::Gone => Word::Down,
         _ => Word::Starting,
-    }
-}
-
-/// Where clients do not share a process, one that starts is no news, nor is one that is down where another works.
-fn together(words: &[Word]) -> Word {
-    match words {
-        [only] => *only,
-        many if many.contains(&Word::Down) && !many.contains(&Word::Ok) => Word::Down,
-        _ => Word::Ok,
     }
 }
 

@@ -3,11 +3,15 @@
 
 pub mod assemble;
 pub mod configured;
+pub mod control;
 mod health;
 pub mod key;
 mod last_words;
 pub mod lifecycle;
 mod pool;
+pub mod reload;
+mod servers;
+pub mod status;
 pub mod variables;
 
 use std::future::{Future, pending};

@@ -14,9 +14,9 @@ mod config_commands;
 mod demo_server;
 mod front_door;
 mod isolation;
-mod official_sdk;
-
 mod legacy_policy;
+mod official_sdk;
+mod reload;
 mod run_command;
 mod supervision;
 mod support;

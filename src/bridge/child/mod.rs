@@ -269,6 +269,11 @@ impl Child {
         self.current().map(|live| live.opened.era)
     }
 
+    /// How the process that can be asked now was opened.
+    pub(super) fn opened(&self) -> Option<Opened> {
+        self.current().map(|live| live.opened.clone())
+    }
+
     /// Serves one process from its greeting to its end. `ready` is called in between, where it gets that far.
     pub async fn serve<R, W, E, C>(self: &Arc<Self>, pipes: Pipes<R, W, E, C>, ready: impl FnOnce(&Opened)) -> Outcome
     where
