@@ -34,7 +34,7 @@ async function run(name, revision, url) {
     // A scenario that threw has none.
     if (existsSync(checks)) found.set(scenario, JSON.parse(readFileSync(checks, 'utf8')));
   }
-  if (found.size === 0) console.log(`the suite did not run: ${output.slice(-2000)}`);
+  if (found.size === 0) console.log(`the suite did not run: ${output.slice(-500)}`);
   return found;
 }
 
