@@ -4,6 +4,9 @@
 const MODERN = '2026-07-28';
 const CAPABILITIES = 'io.modelcontextprotocol/clientCapabilities';
 
+// A server that refuses everything refuses this, too; one that serves what is in order knows what it refuses.
+const refused = (by, scenario, ...checks) => Object.fromEntries(checks.map(check => [`${scenario}/${check}`, { by }]));
+
 // The messages that answer a call of a modern server's tool.
 async function call(url, name, capabilities, meta) {
   const version = { 'io.modelcontextprotocol/protocolVersion': MODERN };
@@ -21,8 +24,6 @@ async function call(url, name, capabilities, meta) {
   return (events.length > 0 ? events : [answer]).map(event => JSON.parse(event));
 }
 const says = (message, words) => JSON.stringify(message ?? null).includes(words);
-// A server that refuses everything refuses this, too; one that serves what is in order knows what it refuses.
-const refused = (by, scenario, ...checks) => Object.fromEntries(checks.map(check => [`${scenario}/${check}`, { by }]));
 const asksAgain = ({ result }) => says(result, '"resultType":"input_required"') && says(result, 'What is your name?');
 
 export const evidence = {
