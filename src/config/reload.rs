@@ -219,6 +219,9 @@ mod tests {
         let schema = json_schema();
         let mut expected = BTreeSet::new();
         keys_of(&schema, &schema, "", &mut expected);
+        // A server's own bounds are one key: whichever changes, that server is restarted.
+        expected.retain(|key| !key.starts_with("mcps.limits."));
+        expected.insert("mcps.limits".to_owned());
         assert!(expected.contains("bridge.limits.drain") && expected.contains("mcps.command"), "{expected:?}");
         let listed = [
             names("bridge.", Table::BRIDGE),
