@@ -119,6 +119,10 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
+    if let Some(tab) = response.body().tab().cloned() {
+        // The listener knows the connection.
+        response.extensions_mut().insert(tab);
+    }
     response.map(AxumBody::new)
 }
 

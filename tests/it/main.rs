@@ -9,6 +9,7 @@ mod bridge_faults;
 mod bridge_legacy;
 mod bridge_modern;
 mod bridge_resume;
+mod bridge_unread;
 mod config_commands;
 mod demo_server;
 mod front_door;
