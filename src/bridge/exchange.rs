@@ -19,7 +19,7 @@ use super::child::{Child, Facts, Live};
 use super::level::Level;
 use super::refusal::Refusal;
 use super::replay::{EventId, Track, opening};
-use super::reply::{Finish, First, Json, Keep, Reply};
+use super::reply::{Finish, First, Json, Keep, Next, Reply};
 use super::seal::{Place, Sealer};
 use super::sessions::Session;
 use super::stream::{Body, Event, OK, Source, event_stream, json};
@@ -326,8 +326,8 @@ impl Exchange {
         let mut context = Context::from_waker(Waker::noop());
         while let Poll::Ready(next) = self.reply.poll_next(&mut context) {
             match next {
-                Ok((json, _)) => drop(session.tracks.note(&track, &json, false)),
-                Err((finish, _)) => {
+                Next::Event(json, _) => drop(session.tracks.note(&track, &json, false)),
+                Next::End(finish, _) => {
                     session.tracks.note(&track, &self.in_band(finish), true);
                     return;
                 }
@@ -558,8 +558,8 @@ impl Source for Reader {
             return Poll::Ready(None);
         }
         self.exchange.reply.poll_next(context).map(|next| match next {
-            Ok((json, held)) => Some(self.numbered(json, Some(held), false)),
-            Err((finish, held)) => {
+            Next::Event(json, held) => Some(self.numbered(json, Some(held), false)),
+            Next::End(finish, held) => {
                 self.over = true;
                 Some(self.numbered(self.exchange.in_band(finish), held, true))
             }

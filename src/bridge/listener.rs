@@ -114,7 +114,10 @@ fn timed(
     router: Router,
     header_timeout: Duration,
     hang_up: HangUp,
-) -> (HeadTimed, impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone) {
+) -> (
+    HeadTimed,
+    impl Service<Request<Incoming>, Response = Response<Answering>, Error = Infallible, Future: Send> + Clone,
+) {
     let between = Arc::new(AtomicBool::new(true));
     let stream = HeadTimed { stream, between: Arc::clone(&between), header_timeout, deadline: None };
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -125,7 +128,7 @@ fn timed(
             if let Some(tab) = response.extensions_mut().remove::<Arc<Tab>>() {
                 tab.is_read_by(hang_up);
             }
-            Ok(response.map(|body| Body::new(Answering { body, between })))
+            Ok(response.map(|body| Answering { body, between }))
         }
     });
     (stream, service)

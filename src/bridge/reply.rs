@@ -57,6 +57,13 @@ pub(super) enum First {
     Event,
 }
 
+/// What comes next, each with its bytes on the tab.
+#[derive(Debug)]
+pub(super) enum Next {
+    Event(Json, Held),
+    End(Finish, Option<Held>),
+}
+
 #[derive(Debug)]
 pub(super) struct Reply {
     state: Mutex<State>,
@@ -149,15 +156,15 @@ impl Reply {
     }
 
     /// The next message, then the end.
-    pub(super) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Result<(Json, Held), (Finish, Option<Held>)>> {
+    pub(super) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Next> {
         let mut state = self.lock();
         if let Some((_, event, held)) = state.events.pop_front() {
-            return Poll::Ready(Ok((event, held)));
+            return Poll::Ready(Next::Event(event, held));
         }
         match state.end.take() {
-            Some(end) => {
+            Some((finish, held)) => {
                 state.over = true;
-                Poll::Ready(Err(end))
+                Poll::Ready(Next::End(finish, held))
             }
             None => state.wait(context),
         }
@@ -200,8 +207,8 @@ mod tests {
 
     fn next(reply: &Reply) -> Option<String> {
         match reply.poll_next(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok((event, _))) => Some(String::from_utf8(event.concat()).unwrap()),
-            Poll::Ready(Err(_)) => Some("end".into()),
+            Poll::Ready(Next::Event(event, _)) => Some(String::from_utf8(event.concat()).unwrap()),
+            Poll::Ready(Next::End(..)) => Some("end".into()),
             Poll::Pending => None,
         }
     }

@@ -139,14 +139,7 @@ fn frame(event: Event) -> impl Iterator<Item = Bytes> {
     const TAIL: &[u8] = b"\n\n";
     let Event { id, json } = event;
     let id = id.map(|id| Bytes::from(format!("id: {id}\n")));
-    let json = json.into_iter().map(|part| {
-        if memchr::memchr2(b'\n', b'\r', &part).is_none() {
-            return part;
-        }
-        let mut part = BytesMut::from(part.as_ref());
-        crate::mcp::envelope::flatten(&mut part);
-        part.freeze()
-    });
+    let json = json.into_iter().map(crate::mcp::envelope::flattened);
     let parts: Vec<Bytes> =
         id.into_iter().chain([Bytes::from_static(HEAD)]).chain(json).chain([Bytes::from_static(TAIL)]).collect();
     let length = parts.iter().map(Bytes::len).sum::<usize>();
