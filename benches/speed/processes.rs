@@ -42,7 +42,9 @@ impl Running {
         let home = tempfile::tempdir()?;
         let address = free_address()?;
         let server = std::env::current_exe()?;
-        let mut ferry = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        // Another build, to be compared with this one.
+        let program = std::env::var_os("FERRY_BENCH_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_ferry").into());
+        let mut ferry = Command::new(program);
         match way {
             Way::Run => {
                 let config = home.path().join("config.toml");

@@ -21,11 +21,12 @@ use super::input::{self, Input};
 use super::level::Level;
 use super::refusal::Refusal;
 use super::replay::{EventId, Track, opening};
-use super::reply::{Finish, First, Json, Keep, Reply};
+use super::reply::{Finish, First, Json, Keep, Next, Reply};
 use super::seal::{Place, Sealer};
 use super::session_id::Abilities;
 use super::sessions::Session;
 use super::stream::{Body, Event, OK, Source, event_stream, json};
+use super::unread::{Held, Tab, Unread};
 use crate::config::limits::Limits;
 use crate::mcp::connection::{Connection, End, Exchange as InFlight};
 use crate::mcp::envelope::Message;
@@ -172,9 +173,11 @@ impl Exchange {
             Owner::Request => None,
         };
         let now = Instant::now();
+        let unread = permits.first().map(|permit| Arc::clone(&permit.permits.unread)).unwrap_or_default();
+        let tab = Tab::new(&unread, &asking.identity, limits);
         Arc::new_cyclic(|this| Self {
             asking,
-            reply: Reply::new(limits.max_outbound),
+            reply: Reply::new(limits.max_outbound, tab),
             child: Arc::downgrade(child),
             this: Weak::clone(this),
             clock: Mutex::new(Clock {
@@ -384,6 +387,7 @@ impl Exchange {
     /// Its client is gone.
     fn lost_client(&self) {
         self.clock().detached = Some(Instant::now());
+        self.reply.is_left();
         match self.asking.owner {
             Owner::Session(_) if self.reply.is_over() => self.settle(),
             Owner::Session(_) => {}
@@ -403,8 +407,8 @@ impl Exchange {
         let mut context = Context::from_waker(Waker::noop());
         while let Poll::Ready(next) = self.reply.poll_next(&mut context) {
             match next {
-                Ok(json) => drop(session.tracks.note(&track, &json, false)),
-                Err(finish) => {
+                Next::Event(json, _) => drop(session.tracks.note(&track, &json, false)),
+                Next::End(finish, _) => {
                     session.tracks.note(&track, &self.in_band(finish), true);
                     return;
                 }
@@ -592,12 +596,16 @@ impl Reader {
         match first {
             First::Event => {
                 let opening = self.begin_track();
-                event_stream(self, opening, terms.keep_alive)
+                let tab = self.tab();
+                event_stream(self, opening, terms.keep_alive).map(|body| body.on(tab))
             }
-            First::End(finish) => {
+            First::End(finish, held) => {
                 self.over = true;
                 match self.exchange.words(finish) {
-                    Words::Json(status, text) => json(status, text),
+                    Words::Json(status, text) => match held {
+                        Some(held) => json(status, held.with(text)).map(|body| body.on(self.tab())),
+                        None => json(status, text),
+                    },
                     Words::Refusal(refusal) => {
                         refusal.response(Some(&self.exchange.asking.id)).map(|body| Body::whole([body]))
                     }
@@ -624,6 +632,11 @@ impl Reader {
         Self { exchange, over: false, track: Some((track, key)) }
     }
 
+    /// What its client has yet to read.
+    pub(super) fn tab(&self) -> Arc<Tab> {
+        Arc::clone(self.exchange.reply.tab())
+    }
+
     /// Begins a stream that its client can come back to, if it is of a session. Returns its first bytes.
     fn begin_track(&mut self) -> Bytes {
         // One without a session has no stream to come back on.
@@ -637,12 +650,13 @@ impl Reader {
     }
 
     /// Numbers an event of its stream.
-    fn numbered(&self, json: Json, is_final: bool) -> Event {
+    fn numbered(&self, json: Json, held: Option<Held>, is_final: bool) -> Event {
         let id = match (self.exchange.session(), &self.track) {
             (Some(session), Some((track, _))) => Some(session.tracks.note(track, &json, is_final)),
             _ => None,
         };
-        Event { id, json }
+        // What is kept for a client that comes back is counted there.
+        Event { id, json: held_by(held, json) }
     }
 
     /// Waits for the answer and for nothing else: messages before it are dropped.
@@ -650,7 +664,7 @@ impl Reader {
         let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, false)).await;
         self.over = true;
         match first {
-            First::End(finish) => self.exchange.in_band(finish),
+            First::End(finish, held) => held_by(held, self.exchange.in_band(finish)),
             First::Event => Vec::new(),
         }
     }
@@ -669,10 +683,10 @@ impl Source for Reader {
             return Poll::Ready(None);
         }
         self.exchange.reply.poll_next(context).map(|next| match next {
-            Ok(json) => Some(self.numbered(json, false)),
-            Err(finish) => {
+            Next::Event(json, held) => Some(self.numbered(json, Some(held), false)),
+            Next::End(finish, held) => {
                 self.over = true;
-                Some(self.numbered(self.exchange.in_band(finish), true))
+                Some(self.numbered(self.exchange.in_band(finish), held, true))
             }
         })
     }
@@ -687,9 +701,19 @@ impl Drop for Reader {
     }
 }
 
-/// Counts requests in flight, per identity and in all.
+fn held_by(held: Option<Held>, json: Json) -> Json {
+    match held {
+        Some(held) => held.with(json),
+        None => json,
+    }
+}
+
+/// Counts requests in flight, per identity and in all, and what is left of their answers.
 #[derive(Debug, Default)]
-pub(super) struct Permits(Mutex<Counts>);
+pub(super) struct Permits {
+    counts: Mutex<Counts>,
+    unread: Arc<Unread>,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -700,7 +724,7 @@ struct Counts {
 impl Permits {
     /// Counts one more, unless there are too many.
     pub(super) fn take(self: &Arc<Self>, identity: &Identity, max: usize, max_own: usize) -> Option<Permit> {
-        let mut counts = self.0.lock().expect("nothing panics while it counts");
+        let mut counts = self.counts.lock().expect("nothing panics while it counts");
         let own = counts.by_identity.get(identity).copied().unwrap_or_default();
         if counts.all >= max || own >= max_own {
             return None;
@@ -720,7 +744,7 @@ pub(super) struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.permits.0.lock().expect("nothing panics while it counts");
+        let mut counts = self.permits.counts.lock().expect("nothing panics while it counts");
         counts.all -= 1;
         if let Some(own) = counts.by_identity.get_mut(&self.identity) {
             *own -= 1;

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use axum::Router;
 use axum::body::Body as AxumBody;
 use axum::extract::{Request, State};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt as _;
@@ -131,6 +131,10 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
+    if let Some(tab) = response.body().tab().cloned() {
+        // The listener knows the connection.
+        response.extensions_mut().insert(tab);
+    }
     response.map(AxumBody::new)
 }
 
@@ -178,7 +182,7 @@ async fn read(
     endpoints: &Endpoints,
     headers: &HeaderMap,
     mut body: AxumBody,
-) -> Result<(Vec<u8>, tokio::sync::OwnedSemaphorePermit), Refusal> {
+) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
     let limit = endpoints.limits.max_body_bytes;
     let too_large = Refusal::BodyTooLarge { limit };
     let told = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -193,14 +197,15 @@ async fn read(
     };
     // Room is for what has come, not for what was announced: announcing costs nothing.
     let (mut room, mut taken) = (take(0)?, 0);
-    let mut whole = Vec::with_capacity(told.unwrap_or(0).min(64 * KIB));
+    // A body that comes in one piece, as most do, stays that.
+    let (mut only, mut whole) = (Bytes::new(), BytesMut::new());
     loop {
         let frame = tokio::time::timeout(endpoints.limits.header_timeout, body.frame()).await;
         let Some(frame) = frame.map_err(|_| Refusal::InvalidRequest("the body does not come".into()))? else { break };
         // Whoever breaks off in the middle of a body reads no answer.
         let frame = frame.map_err(|_| Refusal::InvalidRequest("the body broke off".into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        let length = whole.len() + data.len();
+        let length = only.len() + whole.len() + data.len();
         if length > limit {
             return Err(too_large);
         }
@@ -209,12 +214,17 @@ async fn read(
             room.merge(take(STEP.max(length - taken))?);
             taken += STEP.max(length - taken).div_ceil(KIB) * KIB;
         }
-        whole.extend_from_slice(&data);
+        if only.is_empty() && whole.is_empty() {
+            only = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut only));
+            whole.extend_from_slice(&data);
+        }
     }
-    Ok((whole, room))
+    Ok((if whole.is_empty() { only } else { whole.freeze() }, room))
 }
 
-async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
+async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap, body: Bytes) -> Response<Body> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         return batch(endpoint, identity, headers, &body).await.unwrap_or_else(|refusal| whole(&refusal));
     }

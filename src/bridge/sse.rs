@@ -125,7 +125,7 @@ pub(super) async fn post(
     endpoint: &Arc<Endpoint>,
     identity: &Identity,
     query: Option<&str>,
-    body: Vec<u8>,
+    body: Bytes,
 ) -> Response<Body> {
     let message = match Message::from_client(body) {
         Ok(message) => message,

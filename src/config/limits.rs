@@ -58,6 +58,11 @@ pub struct Limits {
     pub max_queued: usize,
     /// Messages of one request that wait for its client to read; beyond it the oldest progress and logs are dropped.
     pub max_outbound: usize,
+    /// Bytes of answers that clients of one endpoint have yet to read. Beyond it the client that has read nothing for
+    /// the longest time is cut off.
+    pub max_unread_bytes: usize,
+    /// Bytes of answers that clients of one identity have yet to read, of one endpoint.
+    pub max_unread_bytes_per_identity: usize,
     /// Questions of a server that one session has yet to answer.
     pub max_questions: usize,
     /// Tasks of which it is known whose they are.
@@ -207,6 +212,8 @@ impl Default for Limits {
             max_streams_per_session: 8,
             max_queued: 64,
             max_outbound: 256,
+            max_unread_bytes: 256 * MIB,
+            max_unread_bytes_per_identity: 64 * MIB,
             max_questions: 64,
             max_tasks: 10_000,
             task_memory: minutes(24 * 60),

@@ -11,6 +11,7 @@ mod bridge_legacy_to_modern;
 mod bridge_modern;
 mod bridge_modern_to_legacy;
 mod bridge_resume;
+mod bridge_unread;
 mod config_commands;
 mod demo_server;
 mod front_door;

@@ -232,7 +232,9 @@ pub(in crate::bridge) fn stream(call: &Call<'_>, named: &era::Session<'_>) -> Re
             Standing::Goes(missed, exchange) => {
                 let key = track.attach();
                 let reader = exchange.map(|exchange| Reader::resume(exchange, track, key));
-                Ok(event_stream(Resumed { missed, reader }, opening(session.version, &last), keep_alive))
+                let tab = reader.as_ref().map(Reader::tab);
+                let stream = event_stream(Resumed { missed, reader }, opening(session.version, &last), keep_alive);
+                Ok(stream.map(|body| if let Some(tab) = tab { body.on(tab) } else { body }))
             }
         },
         (Some(last), None) if !last.is_standalone() => {
