@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::auth::Identity;
-use super::child::{Child, Sharing};
-use super::era::Policy;
+use super::child::{Child, Isolation, OnExit, Sharing};
+use super::children::{Children, Idle};
+use super::era::{Params, Policy};
 use super::exchange::Permits;
+use super::introduction::Introduction;
 use super::seal::Sealer;
 use super::session_id::SessionIds;
-use super::sessions::Sessions;
+use super::sessions::{Session, Sessions};
 use super::sse::OlderDoors;
+use super::upstream::Upstreams;
 use crate::config::limits::Limits;
 use crate::mcp::version::Era;
 
@@ -74,7 +77,7 @@ pub struct Endpoint {
     pub(super) states: Arc<Sealer>,
     pub(super) limits: Arc<Limits>,
     pub(super) sessions: Arc<Sessions>,
-    pub(super) child: Arc<Child>,
+    pub(super) children: Arc<Children>,
     pub(super) permits: Arc<Permits>,
     pub(super) listens: Arc<Permits>,
     pub(super) older_doors: OlderDoors,
@@ -83,8 +86,10 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint whose server is yet to be connected.
     pub fn new(settings: Settings, keys: &Keys, limits: &Arc<Limits>) -> Arc<Self> {
-        let sessions = Arc::new(Sessions::new(&settings.name, Arc::clone(&keys.sessions), Arc::clone(limits)));
-        let child = Child::new(&settings.name, settings.sharing, Arc::clone(&sessions), Arc::clone(limits));
+        let revives = settings.sharing.on_exit == OnExit::Rehandshake;
+        let ids = Arc::clone(&keys.sessions);
+        let sessions = Arc::new(Sessions::new(&settings.name, ids, Arc::clone(limits), revives));
+        let children = Children::new(&settings.name, settings.sharing, &sessions, limits);
         Arc::new(Self {
             name: settings.name,
             states: Arc::clone(&keys.states),
@@ -92,23 +97,58 @@ impl Endpoint {
             policy: settings.policy,
             limits: Arc::clone(limits),
             sessions,
-            child,
+            children,
             permits: Arc::default(),
             listens: Arc::default(),
             older_doors: OlderDoors::default(),
         })
     }
 
-    /// The server behind it.
-    pub fn child(&self) -> &Arc<Child> {
-        &self.child
+    /// Tells it who starts its servers. Once.
+    pub fn connect(&self, upstreams: Arc<dyn Upstreams>) {
+        self.children.connect(upstreams);
     }
 
-    /// Frees sessions that nobody uses, for as long as it runs.
+    /// Its servers, those that have no process now included.
+    pub fn children(&self) -> Vec<Arc<Child>> {
+        self.children.all()
+    }
+
+    /// Who shares its servers.
+    pub(super) fn isolation(&self) -> Isolation {
+        self.children.sharing.isolation
+    }
+
+    /// The server of a session.
+    pub(super) fn child_of(&self, session: &Arc<Session>) -> Arc<Child> {
+        self.children.of_session(session)
+    }
+
+    /// The server of a modern request.
+    pub(super) fn child_for(&self, identity: &Identity, params: &Params<'_>) -> Arc<Child> {
+        self.children.of_identity(identity, || Introduction::of_request(params))
+    }
+
+    /// Lets go of everything that a session had here.
+    pub(super) fn forget(&self, session: &Arc<Session>) {
+        let Some(child) = self.children.existing(session) else { return };
+        child.forget_session(session);
+        if child.is_one_sessions() {
+            self.children.remove(&child);
+        }
+    }
+
+    /// Lets go of what sessions had that had to make room.
+    pub(super) fn forget_evicted(&self) {
+        self.sessions.take_evicted().iter().for_each(|session| self.forget(session));
+    }
+
+    /// Frees sessions that nobody uses and ends servers that nobody asks, for as long as it runs.
     pub async fn expire_sessions(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(
-            (self.limits.session_idle.min(self.limits.replay_kept) / 8).max(std::time::Duration::from_millis(20)),
-        );
+        let shortest = self.limits.session_idle.min(self.limits.replay_kept);
+        let shortest = self.children.idle_stop().map_or(shortest, |idle| idle.min(shortest));
+        let mut tick = tokio::time::interval((shortest / 8).max(std::time::Duration::from_millis(20)));
+        let mut idle: Option<Idle> = None;
         loop {
             tokio::select! {
                 _ = tick.tick() => self.sessions.expire_streams(false),
@@ -116,14 +156,20 @@ impl Endpoint {
             }
             for session in self.sessions.expire() {
                 tracing::debug!(client = session.client, "an idle session was freed");
-                self.child.forget_session(&session);
+                self.forget(&session);
             }
+            self.children.end_idle(&mut idle);
         }
     }
 
     /// Ends the standing streams: whoever stops needs no more of them.
     pub fn end_streams(&self) {
-        self.child.end_streams();
+        for session in self.sessions.all() {
+            session.standalone.close();
+        }
+        for child in self.children.all() {
+            child.end_listens();
+        }
     }
 
     /// Its name.
@@ -138,7 +184,7 @@ impl Endpoint {
 
     /// What is to be seen of it now.
     pub fn observed(&self) -> EndpointFacts {
-        let opened = self.child.opened();
+        let opened = self.children.all().iter().find_map(|child| child.opened());
         let sessions = self.sessions.all().into_iter().map(|session| SessionFacts {
             client: session.client.clone(),
             identity: session.identity.clone(),
@@ -153,8 +199,8 @@ impl Endpoint {
         }
     }
 
-    /// Requests that wait for its server.
+    /// Requests that wait for its servers.
     pub fn in_flight(&self) -> usize {
-        self.child.in_flight()
+        self.children.all().iter().map(|child| child.in_flight()).sum()
     }
 }

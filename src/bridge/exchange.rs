@@ -431,23 +431,39 @@ pub(super) enum Begun {
 ///
 /// `params` are the pieces of its parameters, given the number under which the server will know it.
 pub(super) async fn begin(
-    live: &Live,
+    child: &Arc<Child>,
+    live: Arc<Live>,
     exchange: Arc<Exchange>,
-    params: impl FnOnce(u64) -> Json,
+    params: impl Fn(u64) -> Json,
 ) -> Result<Reader, Refusal> {
-    live.admit(&exchange.asking.identity);
-    let number = live.connection.enter(Arc::clone(&exchange)).ok_or_else(unavailable)?;
-    exchange.bind(&live.connection, number);
-    let reader = Reader { exchange: Arc::clone(&exchange), over: false, track: None };
-    match live.connection.send(number, &exchange.asking.method, params(number)).await {
-        Ok(()) => {
-            live.busy.notify_one();
-            Ok(reader)
+    let (mut live, mut first) = (live, true);
+    loop {
+        live.admit(&exchange.asking.identity);
+        live.initialized();
+        let mut sent = Err(Refused::Closed);
+        if let Some(number) = live.connection.enter(Arc::clone(&exchange)) {
+            exchange.bind(&live.connection, number);
+            sent = live.connection.send(number, &exchange.asking.method, params(number)).await;
         }
-        Err(Refused::Full) => Err(Refusal::Overloaded { what: "the server does not read its input" }),
-        Err(Refused::Closed) => Err(unavailable()),
-        // Cancelled while it waited: the reader finds the end that this brought.
-        Err(Refused::Unwanted) => Ok(reader),
+        let reader = || Reader { exchange: Arc::clone(&exchange), over: false, track: None };
+        match sent {
+            Ok(()) => {
+                live.busy.notify_one();
+                return Ok(reader());
+            }
+            Err(Refused::Full) => return Err(Refusal::Overloaded { what: "the server does not read its input" }),
+            // Cancelled while it waited: the reader finds the end that this brought.
+            Err(Refused::Unwanted) => return Ok(reader()),
+            // It has just ended, or was told to leave. Nothing was written, so the next process may have it.
+            Err(Refused::Closed) if std::mem::replace(&mut first, false) => {
+                let era = live.opened.era;
+                live = child.live().await?;
+                if live.opened.era != era {
+                    return Err(unavailable());
+                }
+            }
+            Err(Refused::Closed) => return Err(unavailable()),
+        }
     }
 }
 
@@ -502,7 +518,8 @@ impl Reader {
 
     /// Begins a stream that its client can come back to, if it is of a session. Returns its first bytes.
     fn begin_track(&mut self) -> Bytes {
-        let Some(session) = self.exchange.session() else { return OK };
+        // One without a session has no stream to come back on.
+        let Some(session) = self.exchange.session().filter(|session| !session.is_passing()) else { return OK };
         let track = session.tracks.of_exchange(Arc::clone(&self.exchange));
         *self.exchange.track.lock().expect("nothing panics while it holds this") = Arc::downgrade(&track);
         let opening = opening(session.version, &EventId { stream: track.id.clone(), seq: 0 });

@@ -3,7 +3,7 @@
 //! A request passes [`router`], which asks [`origin`] whether its page may talk to ferry, [`auth`] who sends it,
 //! [`accept`] what may be answered and [`era`] whose protocol it speaks. It finds its place in `sessions` or is held to
 //! [`modern`] and [`param_headers`], and one file of `relay` makes an `exchange` of it, which takes it to the [`child`]
-//! of its [`endpoint`]; the answer returns the same way, through `reply` and `stream`. What a server says unasked finds
+//! of its [`endpoint`], one of its `children`; the answer returns the same way, through `reply` and `stream`. What a server says unasked finds
 //! its owner by `attribution`, or nobody. `sse` is the older door, the HTTP+SSE transport of 2024-11-05. A child that dies meanwhile is an answer too: a JSON-RPC error, never a
 //! hanging stream. Whatever ferry answers by itself is a [`refusal`].
 //!
@@ -13,10 +13,12 @@ pub mod accept;
 mod attribution;
 pub mod auth;
 pub mod child;
+mod children;
 pub mod endpoint;
 pub mod era;
 mod exchange;
 pub mod headers;
+mod introduction;
 mod level;
 pub mod listener;
 pub mod methods;

@@ -20,7 +20,7 @@ use super::endpoint::Endpoint;
 use super::era::{self, Params, Route};
 use super::origin::{self, Guard};
 use super::refusal::Refusal;
-use super::relay::{self, Call, legacy_to_legacy, modern_to_modern};
+use super::relay::{self, Call, legacy_to_legacy, modern_to_modern, stateless};
 use super::sse;
 use super::stream::{Body, bare};
 use crate::config::limits::Limits;
@@ -72,7 +72,10 @@ impl Endpoints {
     /// The endpoint at a path, with or without a slash behind it, and which of its doors that is.
     fn find(&self, path: &str) -> Option<(Arc<Endpoint>, Entrance)> {
         let table = self.by_path.read().expect("nothing panics while it holds the endpoints");
-        let found = |path: &str, entrance| Some((Arc::clone(table.get(path)?), entrance));
+        let served = |entrance, endpoint: &&Arc<Endpoint>| entrance == Entrance::Streamable || endpoint.policy.sse;
+        let found = |path: &str, entrance| {
+            Some((Arc::clone(table.get(path).filter(|endpoint| served(entrance, endpoint))?), entrance))
+        };
         let below = |name: &str| path.strip_suffix(name).map(|path| if path.is_empty() { "/" } else { path });
         found(path, Entrance::Streamable)
             .or_else(|| found(path.strip_suffix('/')?, Entrance::Streamable))
@@ -237,10 +240,12 @@ async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap
             modern_to_modern::notification(&call, &message);
             bare(http::StatusCode::ACCEPTED)
         }
+        Ok(Route::LegacyInitialize) if endpoint.policy.legacy_stateless => stateless::initialize(&call, &message).await,
         Ok(Route::LegacyInitialize) => legacy_to_legacy::initialize(&call, &message).await,
         Ok(Route::LegacyMessage(session)) => legacy_to_legacy::message(&call, &session, &message, &params).await,
-        // No policy that can be configured yet leads here.
-        Ok(Route::LegacyBatch(_) | Route::LegacyStateless) => refused(Refusal::SessionRequired),
+        Ok(Route::LegacyStateless) => stateless::message(&call, &message, &params).await,
+        // Only an array is a batch.
+        Ok(Route::LegacyBatch(_)) => refused(Refusal::SessionRequired),
     }
 }
 

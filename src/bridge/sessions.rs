@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::auth::Identity;
+use super::introduction::Introduction;
 use super::level::Level;
 use super::refusal::Refusal;
 use super::replay::{Budget, Tracks};
@@ -32,6 +33,8 @@ pub(super) struct Session {
     pub(super) tracks: Tracks,
     /// Requests of this session that are in flight.
     pub(super) in_flight: AtomicUsize,
+    /// How its client introduced itself, where a server is opened for it alone.
+    introduction: OnceLock<Box<Introduction>>,
     state: Mutex<State>,
 }
 
@@ -73,6 +76,7 @@ impl Session {
             standalone: Arc::new(Standalone::new(limits.max_queued, limits.max_streams_per_session)),
             tracks: Tracks::new(kept, limits),
             in_flight: AtomicUsize::new(0),
+            introduction: OnceLock::new(),
             state: Mutex::new(State {
                 last_seen: Instant::now(),
                 level: None,
@@ -85,6 +89,16 @@ impl Session {
         }
     }
 
+    /// How its client introduced itself, as far as that is needed and known.
+    pub(super) fn introduction(&self) -> Option<&Introduction> {
+        self.introduction.get().map(Box::as_ref)
+    }
+
+    /// Keeps how its client introduced itself.
+    pub(super) fn introduce(&self, introduction: Introduction) {
+        let _ = self.introduction.set(Box::new(introduction));
+    }
+
     /// Keeps it in the table for as long as a request of it is being looked at.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -95,6 +109,11 @@ impl Session {
     pub(super) fn is_asking(&self, generation: u64, exchange: u64) -> bool {
         let state = self.lock();
         state.asked.values().any(|asked| asked.generation == generation && asked.exchange == Some(exchange))
+    }
+
+    /// Whether it is for one request only.
+    pub(super) fn is_passing(&self) -> bool {
+        self.id.is_empty()
     }
 
     pub(super) fn touch(&self) {
@@ -223,6 +242,8 @@ pub(super) struct Sessions {
     endpoint: String,
     ids: Arc<SessionIds>,
     limits: Arc<Limits>,
+    /// Whether a session that is not in the table is opened anew.
+    revives: bool,
     /// What all sessions keep of what they have sent.
     kept: Arc<Budget>,
     table: Mutex<Table>,
@@ -246,9 +267,9 @@ pub(super) struct Found {
 }
 
 impl Sessions {
-    pub(super) fn new(endpoint: &str, ids: Arc<SessionIds>, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(endpoint: &str, ids: Arc<SessionIds>, limits: Arc<Limits>, revives: bool) -> Self {
         let kept = Budget::new(limits.replay_bytes_in_all, None);
-        Self { endpoint: endpoint.to_owned(), ids, limits, kept, table: Mutex::default() }
+        Self { endpoint: endpoint.to_owned(), ids, limits, revives, kept, table: Mutex::default() }
     }
 
     /// Opens a session.
@@ -282,7 +303,7 @@ impl Sessions {
             return Ok(Found { session: Arc::clone(session), revived: false });
         }
         let told = self.ids.verify(identity.as_str(), &self.endpoint, id).ok_or(Refusal::SessionNotFound)?;
-        if table.ended.contains(id) {
+        if !self.revives || table.ended.contains(id) {
             return Err(Refusal::SessionNotFound);
         }
         let session = self.insert(&mut table, id.to_owned(), identity, &told, None)?;
@@ -310,6 +331,18 @@ impl Sessions {
         Ok(session)
     }
 
+    /// A session for one request of a client that keeps none. It is in no table.
+    pub(super) fn passing(&self, identity: &Identity, version: &'static str) -> Session {
+        let told = Told {
+            endpoint: String::new(),
+            version,
+            abilities: Abilities::default(),
+            client_name: String::new(),
+            client_version: String::new(),
+        };
+        Session::new(String::new(), identity.clone(), &told, &self.kept, &self.limits)
+    }
+
     /// The session of an id, if it is in the table.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Session>> {
         self.lock().open.get(id).cloned()
@@ -328,6 +361,11 @@ impl Sessions {
     /// All open sessions.
     pub(super) fn all(&self) -> Vec<Arc<Session>> {
         self.lock().open.values().cloned().collect()
+    }
+
+    /// The open sessions of one identity.
+    pub(super) fn of_identity(&self, identity: &Identity) -> Vec<Arc<Session>> {
+        self.lock().open.values().filter(|session| session.identity == *identity).cloned().collect()
     }
 
     /// The only session there is.
@@ -360,15 +398,6 @@ impl Sessions {
     /// Resolves when all sessions together could not keep something.
     pub(super) async fn short_of_room(&self) {
         self.kept.short.notified().await;
-    }
-
-    /// Empties the table: the server behind is not what these sessions were told. Their ids end with them.
-    pub(super) fn end_all(&self) -> Vec<Arc<Session>> {
-        let sessions = self.all();
-        for session in &sessions {
-            let _ = self.end(&session.identity, &session.id);
-        }
-        sessions
     }
 
     fn insert(
@@ -419,7 +448,7 @@ mod tests {
     use super::*;
 
     fn sessions(limits: Limits) -> Sessions {
-        Sessions::new("notes", Arc::new(SessionIds::new(&[1; 32])), Arc::new(limits))
+        Sessions::new("notes", Arc::new(SessionIds::new(&[1; 32])), Arc::new(limits), true)
     }
 
     fn open(sessions: &Sessions) -> Result<Arc<Session>, Refusal> {

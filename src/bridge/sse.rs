@@ -20,6 +20,7 @@ use super::era::{Params, Serve};
 use super::exchange::Begun;
 use super::methods;
 use super::refusal::Refusal;
+use super::relay::legacy_to_legacy::Opened;
 use super::relay::{self, Call, legacy_child, legacy_to_legacy};
 use super::reply::Json;
 use super::sessions::Session;
@@ -116,7 +117,7 @@ impl Drop for OlderStream {
         let door = endpoint.older_doors.lock().remove(&self.id);
         if let Some(session) = door.and_then(|door| door.session()) {
             let _ = endpoint.sessions.end(&session.identity, &session.id);
-            endpoint.child.forget_session(&session);
+            endpoint.forget(&session);
         }
     }
 }
@@ -158,12 +159,18 @@ async fn accept(
     let call = Call { endpoint, identity, headers: &headers, accepted: Accepted::Both };
     if message.method() == methods::INITIALIZE {
         let opened = legacy_to_legacy::open_session(&call, message, Some(Arc::clone(&door.stream))).await;
-        let (session, welcome) = opened?;
+        let (session, welcome) = match opened? {
+            Opened::Session(session, welcome) => (session, welcome),
+            Opened::Refused(error) => {
+                door.answer(error);
+                return Ok(());
+            }
+        };
         let before = door.session.lock().expect("nothing panics while it holds this").replace(session);
         if let Some(before) = before {
             // Opened twice: the stream has one session.
             let _ = endpoint.sessions.forget(&before);
-            endpoint.child.forget_session(&before);
+            endpoint.forget(&before);
         }
         door.answer(welcome);
         return Ok(());
@@ -171,7 +178,7 @@ async fn accept(
     let session = door.session().ok_or(Refusal::InvalidRequest("`initialize` comes first".into()))?;
     match message.kind() {
         Kind::Notification => legacy_to_legacy::notification(&call, &session, message, &params),
-        Kind::Response => legacy_child::answered(&endpoint.child, &session, message),
+        Kind::Response => legacy_child::answered(endpoint, &session, message),
         Kind::Request => {
             let (endpoint, identity, message) = (Arc::clone(endpoint), identity.clone(), message.clone());
             tokio::spawn(async move { answer(&endpoint, &identity, &door, &session, &message).await });

@@ -13,9 +13,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::connect::{self, Target};
 use super::output;
 use crate::bridge::auth::Admission;
-use crate::bridge::child::Sharing;
+use crate::bridge::child::{Isolation, Sharing};
 use crate::bridge::endpoint::{Keys, Settings as EndpointSettings};
-use crate::bridge::era::{Policy, Serve};
+use crate::bridge::era::Policy;
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::{Guard, Listener};
 use crate::config::limits::Limits;
@@ -54,6 +54,10 @@ pub(super) struct Try {
     #[arg(long, value_enum, default_value_t)]
     era: EraChoice,
 
+    /// Who shares a process of the server.
+    #[arg(long, value_enum, default_value_t)]
+    isolation: IsolationChoice,
+
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
@@ -74,6 +78,7 @@ impl Default for Try {
             listen: None,
             path: "/mcp".parse().expect("/mcp is a path"),
             era: EraChoice::default(),
+            isolation: IsolationChoice::default(),
             log_format: LogFormat::default(),
             forward_signals: Vec::new(),
             command: Vec::new(),
@@ -91,6 +96,18 @@ enum EraChoice {
     Legacy,
     /// `server/discover`, each request by itself
     Modern,
+}
+
+/// Who shares a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum IsolationChoice {
+    /// All clients
+    #[default]
+    Shared,
+    /// Nobody: each session has its own
+    Session,
+    /// All that one person does
+    User,
 }
 
 fn parse_signal(name: &str) -> Result<Signal, String> {
@@ -165,6 +182,7 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
     let signals = Signals::listen()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
+        runnable(arguments)?;
         let tcp = bind(arguments).await?;
         let address = tcp.address();
         let token = (!address.ip().is_loopback()).then(new_token);
@@ -199,6 +217,15 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
     // What still waits for a disk, or sweeps leftovers, is not waited for.
     runtime.shutdown_background();
     outcome
+}
+
+/// Where the server is not started before its first client comes, a misspelt command is to be told at once all the same.
+fn runnable(arguments: &Try) -> Result<(), TryError> {
+    let Some(program) = arguments.command.first().filter(|_| arguments.isolation != IsolationChoice::Shared) else {
+        return Ok(());
+    };
+    let missing = |error| TryError::Command(format!("{} cannot be run: {error}", program.display()));
+    which::which(program).map(drop).map_err(missing)
 }
 
 async fn bind(arguments: &Try) -> Result<Tcp, TryError> {
@@ -246,14 +273,19 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         EraChoice::Legacy => Choice::Legacy,
         EraChoice::Modern => Choice::Modern,
     };
+    let isolation = match arguments.isolation {
+        IsolationChoice::Shared => Isolation::Shared,
+        IsolationChoice::Session => Isolation::Session,
+        IsolationChoice::User => Isolation::User,
+    };
     let endpoint = EndpointSettings {
         name: process.name.clone(),
         path: arguments.path.to_string(),
-        policy: Policy { serve: Serve::Both, legacy_stateless: false },
+        policy: Policy::default(),
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
-        sharing: Sharing { era, interactive: is_demo, capabilities: None },
+        sharing: Sharing { era, isolation, interactive: is_demo, ..Sharing::default() },
     };
-    Ok(Server { process, endpoint, vital: Some(told), request_timeout: None, variables: None })
+    Ok(Server { process, endpoint, vital: Some(told), limits: None, request_timeout: None, variables: None })
 }
 
 fn new_token() -> Secret {

@@ -151,6 +151,19 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// Those that are of a listener, or of ferry as a whole, and so of no single server.
+    pub const OF_ALL: &[&str] = &[
+        "connection_idle",
+        "drain",
+        "header_timeout",
+        "max_body_bytes",
+        "max_body_bytes_in_all",
+        "max_connections",
+        "max_header_bytes",
+    ];
+}
+
 impl Default for Limits {
     fn default() -> Self {
         const MIB: usize = 1 << 20;

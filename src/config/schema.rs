@@ -10,20 +10,12 @@ use serde_json::Value;
 
 use super::limits::Limits;
 use super::values::{
-    Hostname, LocalListen, LogFilter, Name, PathText, Port, Seconds, SessionDuration, Source, UrlPath, Variables,
+    Hostname, LocalListen, LogFilter, Name, PathText, Port, Positive, Seconds, SessionDuration, Source, UrlPath,
+    Variables,
 };
 
 /// Keys of `[[mcps]]` that are known and do nothing yet.
-pub const NOT_YET: &[&str] = &[
-    "allow_tools",
-    "allowed_emails",
-    "deny_tools",
-    "idle_stop",
-    "legacy_stateless",
-    "limits",
-    "max_children",
-    "read_only",
-];
+pub const NOT_YET: &[&str] = &["allow_tools", "allowed_emails", "deny_tools", "read_only"];
 
 /// The configuration of ferry.
 // Read for its keys and its schema only: `load` reads it section by section, so that one broken server is one.
@@ -248,9 +240,16 @@ pub struct Mcp {
     /// Which of ferry's own signals its processes get too.
     #[serde(default)]
     pub forward_signals: Vec<ForwardedSignal>,
-    /// Whether clients share one process. In this version they do.
+    /// Who shares a process. `shared` unless it is set.
     #[serde(default)]
     pub isolation: Isolation,
+    /// How many processes there may be at once where clients do not share one. 16 unless it is set.
+    pub max_children: Option<Positive>,
+    /// Seconds after which a process that nobody asks anything is ended, until the next request. Never unless it is set.
+    pub idle_stop: Option<Seconds>,
+    /// What the end of a process means for the sessions that had it alone. `rehandshake` unless it is set.
+    #[serde(default)]
+    pub on_exit: OnExit,
     /// Start it with ferry, not when the first client asks for it. `true` unless it is set.
     #[serde(default = "yes")]
     pub eager: bool,
@@ -262,6 +261,14 @@ pub struct Mcp {
     /// Which clients it serves. `both` unless it is set.
     #[serde(default)]
     pub serve: Serve,
+    /// Bounds that are this server's own, instead of those in `[bridge]`.
+    pub limits: Option<Limits>,
+    /// Serve legacy clients without sessions: each request stands alone.
+    #[serde(default)]
+    pub legacy_stateless: bool,
+    /// Serve clients of the HTTP+SSE transport of 2024-11-05 too, at `<path>/sse`. `true` unless it is set.
+    #[serde(default = "yes")]
+    pub sse: bool,
     /// Declare to a legacy server that its clients can be asked (sampling, elicitation).
     #[serde(default)]
     pub shared_interactive: bool,
@@ -294,6 +301,21 @@ pub enum Isolation {
     /// All clients.
     #[default]
     Shared,
+    /// Nobody: each session has its own.
+    Session,
+    /// All that one person does.
+    User,
+}
+
+/// What the end of a process means for the sessions that had it alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExit {
+    /// They go on with the next process.
+    #[default]
+    Rehandshake,
+    /// They end, since what the process knew is lost.
+    EndSession,
 }
 
 /// The era of MCP to open a server in.

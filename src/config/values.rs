@@ -213,6 +213,21 @@ impl TryFrom<i64> for Port {
     }
 }
 
+/// How many of something there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(try_from = "i64")]
+#[schemars(with = "std::num::NonZeroU16")]
+pub struct Positive(pub u16);
+
+impl TryFrom<i64> for Positive {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        let number = u16::try_from(number).ok().filter(|number| *number > 0);
+        number.map(Self).ok_or_else(|| "this is a number from 1 to 65535".to_owned())
+    }
+}
+
 /// Where the local listener is: `"HOST:PORT"` or `"off"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
 #[serde(try_from = "String")]

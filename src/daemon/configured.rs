@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::assemble::{Broken, Server};
 use super::variables::{Seen, Variables, located, own_secret};
 use crate::bridge::auth::Admission;
-use crate::bridge::child::Sharing;
+use crate::bridge::child::{Isolation, OnExit, Sharing};
 use crate::bridge::endpoint::Settings;
 use crate::bridge::era;
 use crate::bridge::origin::{Guard, InvalidEntry, Listener};
 use crate::config::limits::Limits;
 use crate::config::load::{self, Config, ConfigError};
-use crate::config::schema::{Era, EraPreference, ForwardedSignal, Serve};
+use crate::config::schema::{self, Era, EraPreference, ForwardedSignal, Serve};
 use crate::config::values::{LocalListen, Source};
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
@@ -152,6 +152,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
 
 fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Path, log: LogFile) -> Server {
     let mcp = &server.mcp;
+    let limits = mcp.limits.as_ref().unwrap_or(limits);
     let mut words = server.argv.iter();
     let needs = |source: &Source| matches!(source, Source::Env(_) | Source::Command(_));
     let needs_shared = mcp.inherit_env || mcp.env.0.values().any(needs);
@@ -183,15 +184,32 @@ fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Pat
     let endpoint = Settings {
         name: process.name.clone(),
         path: mcp.path.to_string(),
-        policy: era::Policy { serve: serve_of(mcp.serve), legacy_stateless: false },
+        policy: era::Policy { serve: serve_of(mcp.serve), legacy_stateless: mcp.legacy_stateless, sse: mcp.sse },
         sharing: Sharing {
             era: choice_of(mcp.era, mcp.era_prefer),
             interactive: mcp.shared_interactive,
             capabilities: mcp.upstream_capabilities.clone().map(|object| serde_json::Value::Object(object).to_string()),
+            isolation: match mcp.isolation {
+                schema::Isolation::Shared => Isolation::Shared,
+                schema::Isolation::Session => Isolation::Session,
+                schema::Isolation::User => Isolation::User,
+            },
+            max_children: mcp.max_children.map_or(Sharing::default().max_children, |max| usize::from(max.0)),
+            idle_stop: mcp.idle_stop.map(|idle| idle.0),
+            on_exit: match mcp.on_exit {
+                schema::OnExit::Rehandshake => OnExit::Rehandshake,
+                schema::OnExit::EndSession => OnExit::EndSession,
+            },
         },
     };
-    let request_timeout = mcp.request_timeout.map(|time| time.0);
-    Server { process, endpoint, vital: None, request_timeout, variables: Some(variables) }
+    Server {
+        process,
+        endpoint,
+        vital: None,
+        limits: mcp.limits.clone(),
+        request_timeout: mcp.request_timeout.map(|time| time.0),
+        variables: Some(variables),
+    }
 }
 
 fn base(config: &Config) -> PathBuf {
@@ -246,7 +264,7 @@ mod tests {
         let servers = configured(
             "[bridge]\nlimits = { start_timeout = 7 }\n[[mcps]]\nname = 'a'\npath = '/a/'\ncommand = '~/x -y'\ncwd = 'rel'\n\
              env_file = 'a.env'\ninherit_env = false\nforward_signals = ['USR2']\neager = false\nera_prefer = 'modern'\n\
-             serve = 'legacy'\nshared_interactive = true\nupstream_capabilities = { roots = {} }\nrequest_timeout = 0.5\n\
+             serve = 'legacy'\nisolation = 'session'\nlimits = { max_inflight = 2 }\nlegacy_stateless = true\nsse = false\nmax_children = 2\nidle_stop = 1.5\nshared_interactive = true\nupstream_capabilities = { roots = {} }\nrequest_timeout = 0.5\n\
              [[mcps]]\nname = 'off'\npath = '/off'\ncommand = 'x'\nenabled = false\n\
              [[mcps]]\nname = 'b'\npath = '/'\ncommand = 'x'\n",
         );
@@ -260,6 +278,16 @@ mod tests {
         assert_eq!((a.endpoint.policy.serve, b.endpoint.policy.serve), (era::Serve::Legacy, era::Serve::Both));
         assert_eq!((a.endpoint.sharing.era, b.endpoint.sharing.era), (Choice::Probe, Choice::PreferLegacy));
         assert_eq!(a.endpoint.sharing.capabilities.as_deref(), Some(r#"{"roots":{}}"#));
+        let sharing = &a.endpoint.sharing;
+        assert_eq!((sharing.isolation, sharing.max_children), (Isolation::Session, 2));
+        assert_eq!(sharing.idle_stop, Some(Duration::from_millis(1500)));
+        let own = a.limits.as_ref().unwrap();
+        assert_eq!(
+            (own.max_inflight, own.start_timeout),
+            (2, Duration::from_secs(7)),
+            "its own on top of those of all"
+        );
+        assert!(b.limits.is_none() && a.endpoint.policy.legacy_stateless && !a.endpoint.policy.sse);
         assert_eq!((a.request_timeout, b.request_timeout), (Some(Duration::from_millis(500)), None));
     }
 

@@ -10,7 +10,7 @@ use axum::routing::get;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
 
-use super::servers::Servers;
+use super::servers::{Servers, is_well};
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
 use crate::supervisor::State;
@@ -41,7 +41,7 @@ enum Overall {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+pub(super) enum Word {
     Ok,
     Starting,
     Down,
@@ -54,7 +54,7 @@ impl Health {
 
     fn words(&self) -> BTreeMap<String, Word> {
         let serving = self.servers.serving().into_iter();
-        let running = serving.map(|running| (running.name().to_owned(), word(running.state())));
+        let running = serving.map(|running| (running.name().to_owned(), of_server(&running.states())));
         running.chain(self.servers.broken().into_iter().map(|broken| (broken.name, Word::Down))).collect()
     }
 }
@@ -81,10 +81,20 @@ impl Report {
     }
 }
 
-/// One that rests until somebody asks for it is well.
+/// How a server is whose processes are in these states. Where clients do not share one, one that starts is no news, nor
+/// is one that is down where another works.
+pub(super) fn of_server(states: &[State]) -> Word {
+    let words: Vec<Word> = states.iter().copied().map(word).collect();
+    match &words[..] {
+        [only] => *only,
+        many if many.contains(&Word::Down) && !many.contains(&Word::Ok) => Word::Down,
+        _ => Word::Ok,
+    }
+}
+
 fn word(state: State) -> Word {
     match state {
-        State::Ready | State::Resting => Word::Ok,
+        state if is_well(state) => Word::Ok,
         State::BackingOff | State::Failed | State::Gone => Word::Down,
         _ => Word::Starting,
     }

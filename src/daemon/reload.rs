@@ -1,7 +1,7 @@
 //! A changed configuration, taken over by a ferry that runs: restarting no more than it must, or nothing at all.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use super::configured::{self, LoadError};
-use super::servers::{Closed, Running, Servers};
-use super::status::is_well;
+use super::configured::{self, LoadError, reachable};
+use super::control::Socket;
+use super::health::{self, Word};
+use super::servers::{Closed, Running, Servers, together};
 use crate::bridge::origin::Guard;
 use crate::config::load::Config;
 use crate::config::reload::{self, Changed, Plan};
@@ -49,7 +50,7 @@ pub struct Arrival {
     /// Its name.
     pub name: String,
     /// Where it is served.
-    pub path: String,
+    pub url: String,
     /// Which keys were the reason, if it ran before.
     pub keys: Vec<String>,
     /// One word for how it is.
@@ -61,15 +62,16 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn of(running: &Running, keys: Vec<String>) -> Self {
-        let (state, error) = (running.state(), running.process.watch().borrow().last_error.clone());
+    pub(super) fn of(running: &Running, local: Option<&str>, keys: Vec<String>) -> Self {
+        let states = running.states();
+        let healthy = health::of_server(&states) == Word::Ok;
         Self {
             name: running.name().to_owned(),
-            path: running.endpoint.path().to_owned(),
+            url: format!("{}{}", local.unwrap_or_default(), running.endpoint.path()),
             keys,
-            state: state.word().to_owned(),
-            healthy: is_well(state),
-            error: error.filter(|_| !is_well(state)),
+            state: together(&states).word().to_owned(),
+            healthy,
+            error: running.error().filter(|_| !healthy),
         }
     }
 }
@@ -110,11 +112,13 @@ pub(super) struct Reloader {
     now: Mutex<Arc<Config>>,
     servers: Arc<Servers>,
     guard: Option<(Guard, IpAddr)>,
+    /// Where clients of this machine reach it.
+    local: Option<String>,
     logs: LogWriter,
     log_dir: PathBuf,
 }
 
-/// What a reload needs beside the servers.
+/// Where the configuration comes from, and what serves it beside the servers themselves.
 pub struct Source {
     /// What ferry was started with.
     pub config: Arc<Config>,
@@ -122,13 +126,32 @@ pub struct Source {
     pub logs: LogWriter,
     /// Where to.
     pub log_dir: PathBuf,
+    /// By which it is asked to reload, among other things.
+    pub socket: Socket,
 }
 
 impl Reloader {
-    pub(super) fn new(source: Source, servers: Arc<Servers>, guard: Option<(Guard, IpAddr)>) -> Self {
-        let Source { config, logs, log_dir } = source;
-        let now = Mutex::new(Arc::clone(&config));
-        Self { path: config.path.clone(), start: config, now, servers, guard, logs, log_dir }
+    pub(super) fn new(
+        config: Arc<Config>,
+        logs: LogWriter,
+        log_dir: PathBuf,
+        servers: Arc<Servers>,
+        local: Option<(Guard, SocketAddr)>,
+    ) -> Self {
+        Self {
+            path: std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone()),
+            now: Mutex::new(Arc::clone(&config)),
+            start: config,
+            servers,
+            local: local.as_ref().map(|(_, address)| format!("http://{}", reachable(*address))),
+            guard: local.map(|(guard, address)| (guard, address.ip())),
+            logs,
+            log_dir,
+        }
+    }
+
+    pub(super) fn local(&self) -> Option<&str> {
+        self.local.as_deref()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -178,10 +201,11 @@ impl Reloader {
             live: plan.live,
             waiting: plan.waiting,
         };
+        let local = self.local.as_deref();
         for running in arrived {
             match plan.changed.iter().find(|changed| changed.name == running.name()) {
-                Some(changed) => report.restarted.push(Arrival::of(&running, changed.keys.clone())),
-                None => report.started.push(Arrival::of(&running, Vec::new())),
+                Some(changed) => report.restarted.push(Arrival::of(&running, local, changed.keys.clone())),
+                None => report.started.push(Arrival::of(&running, local, Vec::new())),
             }
         }
         Ok(report)
@@ -236,9 +260,9 @@ impl Reloader {
         for running in self.servers.serving() {
             let is_eager =
                 new.servers.iter().any(|server| server.mcp.name.as_str() == running.name() && server.mcp.eager);
-            match running.state() {
-                State::Failed | State::BackingOff => running.demand(),
-                State::Resting if is_eager => running.demand(),
+            match together(&running.states()) {
+                State::Failed | State::BackingOff => running.pool.demand(),
+                State::Resting if is_eager => running.pool.demand(),
                 _ => {}
             }
         }

@@ -1,22 +1,19 @@
 //! The servers that run. While ferry runs they come, go and are replaced one by one, and nobody else notices.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::assemble::{Server, attend, follow};
-use super::last_words;
+use super::assemble::Server;
+use super::pool::{Member, Pool};
 use super::variables::Variables;
 use crate::bridge::endpoint::{Endpoint, Keys};
 use crate::bridge::router::Endpoints;
-use crate::bridge::upstream::Upstream;
 use crate::config::limits::Limits;
-use crate::supervisor::{Process, Retry, Spec, Start, State, Stopped, Supervisor};
+use crate::supervisor::{State, Supervisor};
 
 /// How often to look whether anything is still in flight.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
@@ -56,13 +53,11 @@ pub struct Closed;
 
 /// One server that runs.
 pub(super) struct Running {
-    pub(super) process: Process,
+    pub(super) pool: Arc<Pool>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) vital: Option<Arc<OnceLock<String>>>,
     pub(super) variables: Option<Arc<Variables>>,
-    way: Arc<Way>,
-    eager: bool,
-    _tasks: [Task; 4],
+    _expiry: Task,
 }
 
 /// A task that ends with its owner.
@@ -71,40 +66,6 @@ pub(super) struct Task(pub(super) JoinHandle<()>);
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// The bridge's way to a process. It is closed while the process's predecessor ends: two of a kind may fight over a
-/// file or a port.
-struct Way {
-    process: Process,
-    open: AtomicBool,
-    wanted: AtomicBool,
-}
-
-impl Way {
-    fn open(&self, demand: bool) {
-        self.open.store(true, Ordering::SeqCst);
-        if self.wanted.swap(false, Ordering::SeqCst) || demand {
-            self.process.demand();
-        }
-    }
-}
-
-impl Upstream for Way {
-    fn demand(&self) {
-        if self.open.load(Ordering::SeqCst) {
-            return self.process.demand();
-        }
-        self.wanted.store(true, Ordering::SeqCst);
-        // It may have been opened meanwhile, by somebody who saw no wish.
-        if self.open.load(Ordering::SeqCst) && self.wanted.swap(false, Ordering::SeqCst) {
-            self.process.demand();
-        }
-    }
-
-    fn restart(&self, generation: u64, reason: &str) {
-        self.process.failed(generation, reason, Retry::BackOff);
     }
 }
 
@@ -158,7 +119,7 @@ impl Servers {
         for running in &arrived {
             // One that left before may not be gone yet.
             if !fleet.leaving.iter().any(|old| old.name() == running.name()) {
-                running.way.open(running.eager);
+                running.pool.let_start();
             }
         }
         drop(fleet);
@@ -179,39 +140,17 @@ impl Servers {
         fleet.leaving.retain(|running| !Arc::ptr_eq(running, old));
         let still = |name: &str| fleet.leaving.iter().any(|running| running.name() == name);
         if let Some(next) = fleet.serving.iter().find(|running| running.name() == old.name() && !still(old.name())) {
-            next.way.open(next.eager);
+            next.pool.let_start();
         }
     }
 
     fn start(&self, server: Server, limits: &Arc<Limits>) -> Arc<Running> {
-        let Server { process: mut spec, endpoint, vital, request_timeout, variables } = server;
-        let endpoint = Endpoint::new(endpoint, &self.keys, &limits_of(request_timeout, limits));
-        let eager = spec.start == Start::Eager;
-        // When the way is opened.
-        spec.start = Start::OnDemand;
-        let (process, endpoint, way, tasks) = self.connect(spec, endpoint);
-        Arc::new(Running { process, endpoint, vital, variables, way, eager, _tasks: tasks.map(Task) })
-    }
-
-    fn connect(
-        &self,
-        mut spec: Spec,
-        endpoint: Arc<Endpoint>,
-    ) -> (Process, Arc<Endpoint>, Arc<Way>, [JoinHandle<()>; 4]) {
-        let (lines, unread) = mpsc::channel(last_words::UNREAD);
-        spec.stderr.lines = Some(lines);
-        let (process, incarnations) = self.supervisor.add(spec);
-        let way = Way { process: process.clone(), open: AtomicBool::new(false), wanted: AtomicBool::new(false) };
-        let way = Arc::new(way);
-        let child = endpoint.child();
-        child.connect(Arc::clone(&way) as _);
-        let tasks = [
-            tokio::spawn(follow(process.clone(), Arc::clone(child))),
-            tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child))),
-            tokio::spawn(Arc::clone(&endpoint).expire_sessions()),
-            tokio::spawn(last_words::show(process.clone(), unread)),
-        ];
-        (process, endpoint, way, tasks)
+        let Server { process, endpoint, vital, limits: own, request_timeout, variables } = server;
+        let endpoint = Endpoint::new(endpoint, &self.keys, &limits_of(own, request_timeout, limits));
+        let pool = Pool::new(&self.supervisor, process);
+        endpoint.connect(Arc::clone(&pool) as _);
+        let expiry = Task(tokio::spawn(Arc::clone(&endpoint).expire_sessions()));
+        Arc::new(Running { pool, endpoint, vital, variables, _expiry: expiry })
     }
 
     /// Nothing new from now on. Those that have nothing to do are told to end.
@@ -219,9 +158,7 @@ impl Servers {
         self.fleet().closed = true;
         for running in self.all() {
             running.endpoint.end_streams();
-            if running.endpoint.in_flight() == 0 {
-                drop(running.process.stop());
-            }
+            running.pool.stop_idle();
         }
     }
 
@@ -240,29 +177,48 @@ impl Servers {
 }
 
 /// The bounds of one server.
-fn limits_of(request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
-    let Some(request_timeout) = request_timeout else { return Arc::clone(limits) };
+fn limits_of(own: Option<Limits>, request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
+    let limits = own.map_or_else(|| Arc::clone(limits), Arc::new);
+    let Some(request_timeout) = request_timeout else { return limits };
     // Whoever grants a silent call two hours does not mean one of them.
     let request_timeout_in_all = limits.request_timeout_in_all.max(request_timeout);
-    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(limits) })
+    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(&limits) })
 }
 
 impl Running {
     pub(super) fn name(&self) -> &str {
-        self.process.name()
+        self.pool.name()
     }
 
-    /// Starts it, if there is nothing against it.
-    pub(super) fn demand(&self) {
-        self.way.demand();
+    /// Where its processes are in their lives.
+    pub(super) fn states(&self) -> Vec<State> {
+        self.pool.members().iter().map(|member| self.state_of(member)).collect()
     }
 
-    /// Where its process is in its life. One that is to start and waits for its predecessor's end is about to start.
-    pub(super) fn state(&self) -> State {
-        match self.process.watch().borrow().state {
-            State::Resting if self.eager && !self.way.open.load(Ordering::SeqCst) => State::Starting,
+    /// Where one of its processes is in its life. One that is to start and waits for its predecessor's end is about to.
+    pub(super) fn state_of(&self, member: &Member) -> State {
+        match member.process.watch().borrow().state {
+            State::Resting if self.is_due(member) && !self.pool.may_start() => State::Starting,
             state => state,
         }
+    }
+
+    /// Whether it is there before anybody asks for it.
+    fn is_due(&self, member: &Member) -> bool {
+        self.pool.is_eager() && member.child.upgrade().is_some_and(|child| !child.is_private())
+    }
+
+    /// What was wrong with it last, as far as that still counts.
+    pub(super) fn error(&self) -> Option<String> {
+        let mut ill = self.pool.members().into_iter().filter(|member| !is_well(self.state_of(member)));
+        ill.find_map(|member| {
+            let known = member.process.watch().borrow().clone();
+            let error = known.last_error?;
+            match known.last_exit.filter(|_| known.pid.is_none()) {
+                Some(exit) if !error.contains(&exit.to_string()) => Some(format!("{error}; it ended with {exit}")),
+                _ => Some(error),
+            }
+        })
     }
 
     /// Waits until nothing is in flight, but no longer than `drain`.
@@ -276,22 +232,45 @@ impl Running {
     async fn leave(&self, drain: Duration) {
         self.endpoint.end_streams();
         self.idle(drain).await;
-        let _ = self.process.stop().await;
+        self.pool.end().await;
     }
 
-    /// Ends its process, whatever it has in flight first, and starts another. Its sessions go on.
-    pub(super) async fn restart(&self, drain: Duration) -> Stopped {
+    /// Ends its processes, whatever they have in flight first, and starts others. Its sessions go on.
+    pub(super) async fn restart(&self, drain: Duration) {
         self.idle(drain).await;
-        self.process.restart().await
+        self.pool.restart().await;
     }
 
     /// Waits until it is known what came of its start, but no longer than `limit`.
     pub(super) async fn settled(&self, limit: Duration) {
-        let mut status = self.process.watch();
-        let settled = status.wait_for(|status| {
-            matches!(status.state, State::Ready | State::BackingOff | State::Failed | State::Gone)
-                || (status.state == State::Resting && !self.eager && self.way.open.load(Ordering::SeqCst))
-        });
-        let _ = timeout_at(Instant::now() + limit, settled).await;
+        let until = Instant::now() + limit;
+        while !self.pool.may_start() && Instant::now() < until {
+            sleep(GLANCE).await;
+        }
+        for member in self.pool.members() {
+            let mut status = member.process.watch();
+            let rests = !self.is_due(&member);
+            let is_settled = |state| {
+                matches!(state, State::Ready | State::BackingOff | State::Failed | State::Gone)
+                    || (state == State::Resting && rests)
+            };
+            let _ = timeout_at(until, status.wait_for(|status| is_settled(status.state))).await;
+        }
     }
+}
+
+/// One that rests until somebody asks for it is well.
+pub(super) fn is_well(state: State) -> bool {
+    matches!(state, State::Ready | State::Resting)
+}
+
+/// One state for several processes: the best of them, since clients that do not share one know of their own only.
+pub(super) fn together(states: &[State]) -> State {
+    let rank = |state: &State| match state {
+        State::Ready => 0,
+        State::BackingOff | State::Failed | State::Gone => 2,
+        State::Resting => 3,
+        _ => 1,
+    };
+    states.iter().copied().min_by_key(rank).unwrap_or(State::Resting)
 }

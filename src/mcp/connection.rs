@@ -266,6 +266,11 @@ impl<X: Exchange> Connection<X> {
         self.lock().slots.len()
     }
 
+    /// How many requests it was given so far.
+    pub fn requests_taken(&self) -> u64 {
+        self.0.next_id.load(Ordering::Relaxed)
+    }
+
     /// How many lines the server has written.
     pub fn lines_heard(&self) -> u64 {
         self.0.lines_heard.load(Ordering::Relaxed)

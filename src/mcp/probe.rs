@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Connection, End, Exchange};
 use super::envelope::{Message, code};
-use super::members::{Members, elements, quote, string};
+use super::members::{Members, elements, quote, rewrite, string};
 use super::version::{self, Era, LATEST_LEGACY, LATEST_MODERN};
 
 /// How a connection is to be opened.
@@ -23,6 +23,10 @@ pub struct Opening {
     pub client_info: String,
     /// The `capabilities` declared to a legacy server, as JSON.
     pub capabilities: String,
+    /// The parameters of an `initialize` to be repeated word for word, instead of `client_info` and `capabilities`.
+    pub initialize: Option<String>,
+    /// Leave `notifications/initialized` to the caller.
+    pub hold_initialized: bool,
     /// How long the answer to `server/discover` is waited for before `initialize` is tried as well.
     pub probe_timeout: Duration,
     /// How long opening may take in all.
@@ -293,6 +297,7 @@ pub async fn open<X: Exchange>(connection: &Connection<X>, opening: &Opening) ->
     let mut initialize = None;
     let mut discovered = None;
     let mut initialized = None;
+    let mut initialized_before = false;
     let (mut state, mut step) = match opening.era {
         Choice::Probe | Choice::Modern => {
             let fall_back = opening.era == Choice::Probe;
@@ -313,13 +318,15 @@ pub async fn open<X: Exchange>(connection: &Connection<X>, opening: &Opening) ->
                 probe_deadline = Some(Instant::now() + opening.probe_timeout);
             }
             Step::Initialize(version) => {
-                let params = initialize_params(version, opening);
+                let params = initialize_params(version, opening, std::mem::replace(&mut initialized_before, true));
                 initialize = Some(Box::pin(async move { connection.call(INITIALIZE, &params).await }));
                 probe_deadline = None;
             }
             Step::Done(Era::Modern) => return modern(discovered),
             Step::Done(Era::Legacy) => {
-                connection.notify("notifications/initialized", None);
+                if !opening.hold_initialized {
+                    connection.notify("notifications/initialized", None);
+                }
                 return legacy(initialized, discovered.is_some());
             }
             Step::Fail(error) => return Err(error),
@@ -417,7 +424,13 @@ fn discover_params(version: &str, opening: &Opening) -> String {
     format!("{{\"_meta\":{}}}", own_meta(version, &opening.client_info))
 }
 
-fn initialize_params(version: &str, opening: &Opening) -> String {
+/// The second time with a version that the server has named.
+fn initialize_params(version: &str, opening: &Opening, again: bool) -> String {
+    if let Some(verbatim) = &opening.initialize {
+        let members = Members::read(verbatim).ok().filter(|_| again);
+        return members
+            .map_or_else(|| verbatim.clone(), |own| rewrite(&own, &[("protocolVersion", Some(&quote(version)))]));
+    }
     format!(
         "{{\"protocolVersion\":{},\"capabilities\":{},\"clientInfo\":{}}}",
         quote(version),

@@ -465,7 +465,7 @@ async fn a_listen_stream_without_a_server_ends_with_ferry() {
     child.exit().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     rig.endpoint.end_streams();
-    rig.endpoint.child().gone();
+    rig.opened()[0].gone();
     let rest = timeout(SOON, events.rest()).await.expect("ferry is going");
     assert_eq!(rest.last().unwrap()["result"]["resultType"], "complete");
 }

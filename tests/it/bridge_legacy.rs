@@ -597,7 +597,7 @@ async fn what_is_asked_before_the_crash_is_noticed_waits_for_the_next_process_to
     let next = posting(&client, call(json!(1), "again"));
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
     // To whoever starts processes that one still ran, so the wish came to nothing: it is said again.
-    rig.endpoint.child().down();
+    rig.opened()[0].down();
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
     let capabilities = json!({"tools": {"listChanged": true}, "logging": {}, "resources": {"subscribe": true}});
     let mut child = rig.legacy_child(capabilities).await;
@@ -630,10 +630,10 @@ async fn without_a_server_a_request_is_refused_before_anything_was_sent() {
     assert_eq!((status, &answer["id"], &answer["error"]["code"]), (503, &json!(1), &json!(-31001)));
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
     // One immediate try during back-off: if it fails, the request need not wait any longer.
-    rig.endpoint.child().down();
+    rig.opened()[0].down();
     let answer = posting(&client, initialize);
     assert_eq!(within(rig.demands.recv()).await, Some(Wish::Start));
-    rig.endpoint.child().down();
+    rig.opened()[0].down();
     assert_eq!(posted(answer).await.status(), 503);
 }
 

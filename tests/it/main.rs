@@ -12,6 +12,8 @@ mod bridge_resume;
 mod config_commands;
 mod demo_server;
 mod front_door;
+mod isolation;
+mod legacy_policy;
 mod official_sdk;
 mod reload;
 mod run_command;

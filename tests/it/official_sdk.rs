@@ -88,7 +88,7 @@ async fn opened(choice: Choice, era: &str) -> (Rig, Child, Opened) {
     let rig = Rig::start(choice, true, Limits::default()).await;
     let (process, output, input) = start(era);
     let (ready, is_ready) = tokio::sync::oneshot::channel();
-    let child = Arc::clone(rig.endpoint.child());
+    let child = Arc::clone(&rig.opened()[0]);
     tokio::spawn(async move {
         let pipes =
             Pipes { generation: 1, output, input, exited: std::future::pending(), closing: std::future::pending() };

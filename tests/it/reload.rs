@@ -59,7 +59,7 @@ async fn a_reload_touches_what_has_changed_and_nothing_else() {
     let said = place.says(&["reload"]).await;
     assert_eq!(said.status.code(), Some(0), "{}{}", said.stdout, said.stderr);
     for line in [
-        "  started    comes, ready\n",
+        "/comes, ready\n",
         "  restarted  changes, for env: ready\n",
         "  stopped    goes\n",
         "  at once    bridge.allowed_origins\n",

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::attribution::{Seen, of_log, of_question, of_unknown};
+use super::super::attribution::{Seen, Undeliverable, of_log, of_question, of_unknown};
 use super::super::child::{Child, Live, deliver, withdrawal};
+use super::super::endpoint::Endpoint;
 use super::super::exchange::Exchange;
 use super::super::level::Level;
 use super::super::methods::{self, meta};
@@ -56,6 +57,12 @@ pub(in crate::bridge) fn request(child: &Arc<Child>, live: &Arc<Live>, id: &str,
                 live.connection.refuse(id, code, why);
             }
         }
+        // Of its one client a server may ask what ferry does not know.
+        _ if child.is_one_sessions() => {
+            if let Err((code, why)) = ask(child, live, message) {
+                live.connection.refuse(id, code, why);
+            }
+        }
         _ => live.connection.refuse(id, code::METHOD_NOT_FOUND, "method not found"),
     }
 }
@@ -68,14 +75,21 @@ fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i
         Some(task) => Some(child.task_owner(&task).ok_or((code::INTERNAL_ERROR, "the task's client is gone"))?),
         None => None,
     };
-    let (session, stream) = if let Some(session) = named {
+    let (session, stream) = if child.is_one_sessions() {
+        let session = child.owner().ok_or((code::INTERNAL_ERROR, "there is no session yet"))?;
+        let stream = view.session(Key::of_session(&session)).and_then(|(_, stream)| stream);
+        (session, stream)
+    } else if let Some(session) = named {
         // The server itself says whose it is.
         let stream = view.session(Key::of_session(&session)).and_then(|(_, stream)| stream);
         (session, stream)
     } else {
-        let owner = of_question(&view.seen, live.gate_open())
-            .map_err(|undeliverable| (code::INTERNAL_ERROR, undeliverable.message()))?;
-        view.session(owner).ok_or((code::INTERNAL_ERROR, "the client cannot be asked"))?
+        match (of_question(&view.seen, live.gate_open()), child.only_session().filter(|_| child.is_private())) {
+            (Ok(owner), _) => view.session(owner).ok_or((code::INTERNAL_ERROR, "the client cannot be asked"))?,
+            // One person's only client.
+            (Err(Undeliverable::NothingInFlight), Some(only)) => (only, None),
+            (Err(undeliverable), _) => return Err((code::INTERNAL_ERROR, undeliverable.message())),
+        }
     };
     permitted(session.abilities, message.method(), &params)?;
     if message.method() == methods::ELICIT
@@ -170,7 +184,8 @@ fn permitted(abilities: Abilities, method: &str, params: &Members<'_>) -> Result
             }
         }
         methods::ROOTS_LIST => needs(abilities.roots, code::METHOD_NOT_FOUND, "the client does not support roots"),
-        _ => Err((code::METHOD_NOT_FOUND, "method not found")),
+        // The client itself knows.
+        _ => Ok(()),
     }
 }
 
@@ -180,9 +195,10 @@ fn related_task(params: &Members<'_>) -> Option<String> {
 }
 
 /// A client's answer to a question of the server.
-pub(in crate::bridge) fn answered(child: &Child, session: &Session, message: &Message) {
+pub(in crate::bridge) fn answered(endpoint: &Endpoint, session: &Session, message: &Message) {
     let asked = message.own_id().and_then(|number| session.answered(number));
-    let (Some(asked), Some(live)) = (asked, child.current()) else {
+    let live = endpoint.children.existing(session).and_then(|child| child.current());
+    let (Some(asked), Some(live)) = (asked, live) else {
         return tracing::debug!("an answer to no question was dropped");
     };
     if asked.generation != live.generation {
@@ -224,11 +240,14 @@ fn take_back(session: &Session, number: u64, reason: &str) {
 pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, message: &Message) {
     let params = message.param_members().unwrap_or_default();
     let text = || vec![Bytes::from(envelope::call(None, message.method(), message.params_text()))];
+    if child.is_one_sessions() && message.method() != methods::CANCELLED {
+        return to_owner(child, live, message, &params, text);
+    }
     match message.method() {
         changed @ ("notifications/tools/list_changed"
         | "notifications/prompts/list_changed"
         | "notifications/resources/list_changed") => {
-            for session in child.sessions.all() {
+            for session in child.audience() {
                 // Without what else it may carry: this one is for everybody.
                 let bare = vec![Bytes::from(envelope::call(None, changed, None))];
                 session.standalone.push(Class::ListChanged(changed.to_owned()), bare);
@@ -236,7 +255,7 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         }
         "notifications/resources/updated" => {
             let Some(uri) = params.string("uri") else { return };
-            for session in child.sessions.all() {
+            for session in child.audience() {
                 if session.follows(&uri) {
                     session.standalone.push(Class::Updated(uri.clone().into_owned()), text());
                 }
@@ -257,7 +276,7 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         }
         methods::CANCELLED => {
             let Some(id) = params.text("requestId") else { return };
-            for session in child.sessions.all() {
+            for session in child.audience() {
                 if let Some((number, asked)) = session.question(live.generation, id.as_bytes()) {
                     session.answered(number);
                     if !session.standalone.withdraw(number) {
@@ -270,7 +289,7 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         }
         unknown => {
             let view = View::of(live);
-            let only = child.sessions.only().filter(|only| live.serves_only(&only.identity));
+            let only = child.only_session().filter(|only| live.serves_only(&only.identity));
             let key = of_unknown(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
             if let Some((session, stream)) = recipient(&view, key, only) {
                 deliver(&session, stream.as_ref().map(|(_, exchange)| exchange), Class::Other, text());
@@ -279,6 +298,25 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
             }
         }
     }
+}
+
+/// Whatever a server says to the one client it has.
+fn to_owner(child: &Child, live: &Live, message: &Message, params: &Members<'_>, text: impl Fn() -> Vec<Bytes>) {
+    let Some(session) = child.owner() else {
+        return tracing::debug!(method = message.method(), "dropped: there is no session yet");
+    };
+    let class = match message.method() {
+        changed if changed.ends_with("/list_changed") => Class::ListChanged(changed.to_owned()),
+        "notifications/resources/updated" => Class::Updated(params.string("uri").unwrap_or_default().into_owned()),
+        methods::LOG => Class::Log,
+        _ => Class::Other,
+    };
+    // What belongs to no request goes to the session's own stream (§3.4); a log line or a word that ferry does not know
+    // may well belong to the newest.
+    let with_request =
+        matches!(class, Class::Log | Class::Other) && !message.method().starts_with("notifications/tasks");
+    let stream = with_request.then(|| View::of(live).session(Key::of_session(&session))?.1).flatten();
+    deliver(&session, stream.as_ref().map(|(_, exchange)| exchange), class, text());
 }
 
 /// A session, and the one of its requests whose stream can carry a message.
@@ -291,7 +329,7 @@ fn recipient(view: &View, key: Option<Key>, only: Option<Arc<Session>>) -> Optio
 
 fn log(child: &Child, live: &Live, params: &Members<'_>, text: impl Fn() -> Vec<Bytes>) {
     let view = View::of(live);
-    let only = child.sessions.only().filter(|only| live.serves_only(&only.identity));
+    let only = child.only_session().filter(|only| live.serves_only(&only.identity));
     let key = of_log(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
     let Some((session, stream)) = recipient(&view, key, only) else {
         return tracing::debug!(

@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::super::child::{Child, Live};
+use super::super::child::{Child, Isolation, Live};
+use super::super::endpoint::Endpoint;
 use super::super::era;
 use super::super::exchange::{Asking, Begun, Exchange, Owner, Reader, Words, begin, envelope};
 use super::super::headers::{LAST_EVENT_ID, MCP_SESSION_ID, single};
+use super::super::introduction::Introduction;
 use super::super::level::Level;
 use super::super::methods;
 use super::super::refusal::Refusal;
@@ -36,7 +38,10 @@ pub(in crate::bridge) async fn initialize(call: &Call<'_>, message: &Message) ->
 }
 
 async fn open(call: &Call<'_>, message: &Message) -> Result<Response<Body>, Refusal> {
-    let (session, welcome) = open_session(call, message, None).await?;
+    let (session, welcome) = match open_session(call, message, None).await? {
+        Opened::Session(session, welcome) => (session, welcome),
+        Opened::Refused(error) => return Ok(call.now(error)),
+    };
     let mut response = call.now(welcome);
     let header = HeaderValue::from_str(&session.id).expect("a session id is of letters, digits, - and _");
     response.headers_mut().insert(MCP_SESSION_ID, header);
@@ -48,35 +53,111 @@ pub(in crate::bridge) async fn open_session(
     call: &Call<'_>,
     message: &Message,
     own_stream: Option<Arc<Standalone>>,
-) -> Result<(Arc<Session>, Json), Refusal> {
-    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
-    let Some(asked) = params.string("protocolVersion") else {
-        let why = Cow::Borrowed("`params.protocolVersion` must be a string");
-        return Err(Refusal::InvalidParams { era: Era::Legacy, why });
-    };
+) -> Result<Opened, Refusal> {
+    let asked = asked_version(message)?;
+    let params = message.param_members().unwrap_or_default();
     let id = message.id().ok_or(Refusal::InvalidRequest("`initialize` is a request".into()))?;
-    let live = call.endpoint.child.live().await?;
+    let introduction = |isolation| match isolation {
+        Isolation::Session => Introduction::verbatim(message),
+        Isolation::User | Isolation::Shared => Introduction::of_person(message),
+    };
+    let opening = Opening::begin(call, introduction);
+    let live = match opening.child.live().await {
+        Ok(live) => live,
+        // Its own words, where it was opened for this client alone.
+        Err(refusal) => match opening.child.take_refusal().filter(|_| opening.child.is_one_sessions()) {
+            Some(error) => return Ok(Opened::Refused(envelope(&id, "error", error))),
+            None => return Err(refusal),
+        },
+    };
     of_era(&live, Era::Legacy).map_err(|_| Refusal::LegacyNotServed { requested: Some(asked.clone().into_owned()) })?;
-    // Independent of what the server speaks: payloads are additive and gated by capabilities.
-    let version = LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY);
+    let version = if opening.child.is_one_sessions() {
+        // Client and server have settled it between themselves.
+        LEGACY.iter().find(|known| **known == live.opened.version).copied().unwrap_or(LATEST_LEGACY)
+    } else {
+        // Independent of what the server speaks: payloads are additive and gated by capabilities.
+        negotiated(&asked)
+    };
     let client = params.object("clientInfo").unwrap_or_default();
     let client = |name| client.string(name).map(Cow::into_owned).unwrap_or_default();
     let client = (client("name"), client("version"));
     let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
     let session = call.endpoint.sessions.open(call.identity, version, abilities, client, own_stream)?;
-    call.endpoint.sessions.take_evicted().iter().for_each(|session| call.endpoint.child.forget_session(session));
+    if opening.child.is_private() {
+        session.introduce(introduction(call.endpoint.isolation()));
+    }
+    let child = opening.adopted_by(&session);
+    call.endpoint.forget_evicted();
     tracing::info!(client = session.client, version, "a session was opened");
-    Ok((session, envelope(&id, "result", welcome(&live, version))))
+    Ok(Opened::Session(session, welcome(&live, version, &child, message)))
+}
+
+/// The version that an `initialize` asks for.
+pub(super) fn asked_version(message: &Message) -> Result<Cow<'_, str>, Refusal> {
+    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
+    params.string("protocolVersion").ok_or(Refusal::InvalidParams {
+        era: Era::Legacy,
+        why: Cow::Borrowed("`params.protocolVersion` must be a string"),
+    })
+}
+
+/// The version that ferry speaks with a client which asks for this one.
+pub(super) fn negotiated(asked: &str) -> &'static str {
+    LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY)
+}
+
+/// What came of an `initialize`.
+pub(in crate::bridge) enum Opened {
+    /// A session, and the answer.
+    Session(Arc<Session>, Json),
+    /// The server's refusal.
+    Refused(Json),
+}
+
+/// A server that is being opened for a session. Ended again where nothing comes of it.
+struct Opening<'a> {
+    endpoint: &'a Endpoint,
+    child: Arc<Child>,
+    adopted: bool,
+}
+
+impl<'a> Opening<'a> {
+    fn begin(call: &Call<'a>, introduction: impl FnOnce(Isolation) -> Introduction) -> Self {
+        let child = call.endpoint.children.for_initialize(call.identity, introduction);
+        Self { endpoint: call.endpoint, child, adopted: false }
+    }
+
+    fn adopted_by(mut self, session: &Session) -> Arc<Child> {
+        self.adopted = true;
+        self.endpoint.children.adopt(&self.child, session);
+        Arc::clone(&self.child)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.adopted && self.child.is_one_sessions() {
+            self.endpoint.children.remove(&self.child);
+        }
+    }
+}
+
+/// The answer to `initialize`: of a server of the session's own, its own; of one that is shared, with what is not
+/// everybody's taken out.
+pub(super) fn welcome(live: &Live, version: &str, child: &Child, message: &Message) -> Json {
+    let result =
+        if child.is_one_sessions() { live.opened.result.clone() } else { edited_welcome(live, version, child) };
+    envelope(&message.id().unwrap_or_default(), "result", result)
 }
 
 /// The server's `InitializeResult` with the version negotiated here, and without a list of everybody's tasks.
-fn welcome(live: &Live, version: &str) -> Bytes {
+fn edited_welcome(live: &Live, version: &str, child: &Child) -> Bytes {
     let Ok(result) = std::str::from_utf8(&live.opened.result).map(Members::read) else {
         return live.opened.result.clone();
     };
     let Ok(result) = result else { return live.opened.result.clone() };
     let capabilities = result.object("capabilities").and_then(|capabilities| {
-        let tasks = capabilities.object("tasks").filter(|tasks| tasks.has("list"))?;
+        let tasks = capabilities.object("tasks").filter(|tasks| tasks.has("list") && !child.is_private())?;
         Some(rewrite(&capabilities, &[("tasks", Some(&rewrite(&tasks, &[("list", None)])))]))
     });
     let version = quote(version);
@@ -119,7 +200,7 @@ pub(in crate::bridge) async fn message(
                 Ok(bare(StatusCode::ACCEPTED))
             }
             Kind::Response => {
-                legacy_child::answered(&call.endpoint.child, &session, message);
+                legacy_child::answered(call.endpoint, &session, message);
                 Ok(bare(StatusCode::ACCEPTED))
             }
         }
@@ -219,7 +300,7 @@ impl Source for StandingStream {
 /// The end of a session.
 pub(in crate::bridge) fn end(call: &Call<'_>, named: &era::Session<'_>) -> Result<Response<Body>, Refusal> {
     if let Some(session) = call.endpoint.sessions.end(call.identity, named.id)? {
-        call.endpoint.child.forget_session(&session);
+        call.endpoint.forget(&session);
     }
     Ok(bare(StatusCode::NO_CONTENT))
 }
@@ -228,9 +309,9 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     let found = call.endpoint.sessions.find(call.identity, named.id)?;
     let session = found.session;
     if found.revived {
-        call.endpoint.sessions.take_evicted().iter().for_each(|session| call.endpoint.child.forget_session(session));
+        call.endpoint.forget_evicted();
         tracing::info!(client = session.client, "a session was revived");
-        if let Some(live) = call.endpoint.child.current() {
+        if let Some(live) = call.endpoint.children.existing(&session).and_then(|child| child.current()) {
             Child::hint_lists(&session, &live);
         }
     }
@@ -248,18 +329,31 @@ pub(in crate::bridge) fn notification(
     message: &Message,
     params: &era::Params<'_>,
 ) {
+    let Some(child) = call.endpoint.children.existing(session) else { return };
     match message.method() {
         methods::CANCELLED => {
             let Some(id) = params.members.text("requestId") else { return };
-            cancel(&call.endpoint.child, session, id, params.members.string("reason").as_deref());
+            cancel(&child, session, id, params.members.string("reason").as_deref());
         }
         methods::PROGRESS => {
             if let Some(token) = params.members.text("progressToken") {
-                legacy_child::progress_of_answer(&call.endpoint.child, session, token, message);
+                legacy_child::progress_of_answer(&child, session, token, message);
             }
         }
-        // The server had its handshake from ferry; and whose roots changed it could not tell.
-        methods::INITIALIZED | methods::ROOTS_CHANGED => {}
+        methods::INITIALIZED => {
+            if let Some(live) = child.current() {
+                live.initialized();
+            }
+        }
+        // A server of one session's own has one client, and an identity's own one person: the others could not tell
+        // whose roots changed, or who says what ferry does not know.
+        methods::ROOTS_CHANGED if !child.is_one_sessions() => {}
+        other if child.is_private() && methods::is_notification(other) => {
+            if let Some(live) = child.current().filter(|live| live.opened.era == Era::Legacy) {
+                live.initialized();
+                live.connection.notify(other, message.params_text());
+            }
+        }
         other => tracing::debug!(method = other, "a notification to a shared server was dropped"),
     }
 }
@@ -318,7 +412,7 @@ pub(in crate::bridge) async fn batch(
                     .unwrap_or_else(|refusal| Begun::Now(vec![Bytes::from(refusal.in_band(message.id().as_deref()))])),
             ),
             Kind::Notification => notification(call, &session, message, params),
-            Kind::Response => legacy_child::answered(&call.endpoint.child, &session, message),
+            Kind::Response => legacy_child::answered(call.endpoint, &session, message),
         }
     }
     if answers.is_empty() {
@@ -379,13 +473,15 @@ pub(in crate::bridge) async fn request(
 ) -> Result<Begun, Refusal> {
     let _busy = session.busy();
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
-    let child = &call.endpoint.child;
+    let child = &call.endpoint.child_of(session);
+    let own = child.is_one_sessions();
     let method = message.method();
     let missing = || Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() };
     let invalid = |why: &'static str| Refusal::InvalidParams { era: Era::Legacy, why: why.into() };
     match method {
-        methods::PING => return Ok(empty(&id)),
-        methods::DISCOVER | methods::LISTEN | methods::TASKS_LIST => return Err(missing()),
+        methods::PING if !own => return Ok(empty(&id)),
+        methods::DISCOVER | methods::LISTEN => return Err(missing()),
+        methods::TASKS_LIST if !child.is_private() => return Err(missing()),
         _ if methods::is_notification(method) => return Err(missing()),
         methods::SET_LEVEL => {
             let level = params.members.string("level").and_then(|name| Level::parse(&name));
@@ -396,8 +492,11 @@ pub(in crate::bridge) async fn request(
                 return Err(missing());
             }
             session.set_level(level);
-            child.raise_level(&live);
-            return Ok(empty(&id));
+            if !own {
+                child.raise_level(&live);
+                return Ok(empty(&id));
+            }
+            child.note_level(level);
         }
         methods::RESOURCES_SUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
@@ -422,7 +521,7 @@ pub(in crate::bridge) async fn request(
             }
             return Ok(empty(&id));
         }
-        methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL => {
+        methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL if !child.is_private() => {
             let task = params.members.string("taskId").ok_or(invalid("`params.taskId` must be a string"))?;
             if !child.owns_task(session, &task) {
                 return Err(Refusal::TaskNotFound);
@@ -458,8 +557,8 @@ pub(in crate::bridge) async fn request(
     };
     let exchange = Exchange::new(asking, child, vec![permit], limits);
     let place = token.map(|(_, place)| place);
-    let params = |number| edited(message, token_edit(place, number).into_iter().collect());
-    begin(&live, exchange, params).await.map(Begun::Later)
+    let params = |number| edited(message, token_edit(place.clone(), number).into_iter().collect());
+    begin(child, live, exchange, params).await.map(Begun::Later)
 }
 
 /// A server's answer goes to a legacy client as it is, errors of any code included.

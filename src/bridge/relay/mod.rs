@@ -29,6 +29,7 @@ pub(super) mod legacy_child;
 pub(super) mod legacy_to_legacy;
 pub(super) mod modern_child;
 pub(super) mod modern_to_modern;
+pub(super) mod stateless;
 
 /// What a relay knows of the HTTP request it answers.
 pub(super) struct Call<'a> {

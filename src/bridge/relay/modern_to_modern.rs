@@ -29,7 +29,8 @@ pub(super) async fn request(
     if listens {
         call.accepted.require_sse()?;
     }
-    let live = call.endpoint.child.live().await?;
+    let child = call.endpoint.child_for(call.identity, params);
+    let live = child.live().await?;
     of_era(&live, Era::Modern)?;
     modern::gate(request.method, live.opened.era, &live.facts.capabilities)?;
     check_param_headers(call, &live, &request).await?;
@@ -70,7 +71,7 @@ pub(super) async fn request(
         server: Arc::clone(&live.facts),
         translate,
     };
-    let exchange = Exchange::new(asking, &call.endpoint.child, vec![permit], limits);
+    let exchange = Exchange::new(asking, &child, vec![permit], limits);
     let place = token.map(|token| token.place.clone());
     let mut terms = call.terms();
     if listens {
@@ -81,8 +82,8 @@ pub(super) async fn request(
     if request.method == methods::DISCOVER {
         terms.commit_after = limits.request_timeout_in_all;
     }
-    let params = |number| edited(message, token_edit(place, number).into_iter().chain(state).collect());
-    Ok(begin(&live, exchange, params).await?.respond(terms).await)
+    let params = |number| edited(message, token_edit(place.clone(), number).into_iter().chain(state.clone()).collect());
+    Ok(begin(&child, live, exchange, params).await?.respond(terms).await)
 }
 
 /// The state that a retry brings back, as the server wrote it.
@@ -114,7 +115,8 @@ pub(in crate::bridge) fn notification(call: &Call<'_>, message: &Message) {
     if !methods::is_extension_notification(message.method()) {
         return;
     }
-    if let Some(live) = call.endpoint.child.current().filter(|live| live.opened.era == Era::Modern) {
+    let child = call.endpoint.children.existing_of_identity(call.identity);
+    if let Some(live) = child.and_then(|child| child.current()).filter(|live| live.opened.era == Era::Modern) {
         live.admit(call.identity);
         live.connection.push(notification_text(None, message.method(), message.params_text()));
     }

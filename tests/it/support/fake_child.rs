@@ -1,17 +1,17 @@
 //! A bridge with a server of the test's own behind it: every line it reads and writes is in the test's hands.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mcp_ferry::bridge::auth::Admission;
-use mcp_ferry::bridge::child::{Pipes, Sharing};
+use mcp_ferry::bridge::child::{Child, Pipes, Sharing};
 use mcp_ferry::bridge::endpoint::{Endpoint, Keys, Settings};
-use mcp_ferry::bridge::era::{Policy, Serve};
+use mcp_ferry::bridge::era::Policy;
 use mcp_ferry::bridge::listener::Tcp;
 use mcp_ferry::bridge::origin::{Guard, Listener};
 use mcp_ferry::bridge::router::{Door, Endpoints, router};
-use mcp_ferry::bridge::upstream::Upstream;
+use mcp_ferry::bridge::upstream::{Upstream, Upstreams};
 use mcp_ferry::config::limits::Limits;
 use mcp_ferry::mcp::probe::Choice;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     pub(crate) endpoint: Arc<Endpoint>,
     endpoints: Arc<Endpoints>,
+    opened: Arc<Mutex<Vec<Arc<Child>>>>,
     pub(crate) demands: mpsc::UnboundedReceiver<Wish>,
     pub(crate) generation: AtomicU64,
     /// Whether the bridge is told of an end as soon as it has seen it; else the test tells it.
@@ -38,6 +39,21 @@ pub(crate) struct Rig {
 pub(crate) enum Wish {
     Start,
     Restart(String),
+    Rest,
+    Stop,
+}
+
+/// Whoever starts servers: the test. The newest of them is the last.
+struct Starter {
+    wishes: mpsc::UnboundedSender<Wish>,
+    opened: Arc<Mutex<Vec<Arc<Child>>>>,
+}
+
+impl Upstreams for Starter {
+    fn open(&self, child: &Arc<Child>) -> Arc<dyn Upstream> {
+        self.opened.lock().unwrap().push(Arc::clone(child));
+        Arc::new(Wishes(self.wishes.clone()))
+    }
 }
 
 struct Wishes(mpsc::UnboundedSender<Wish>);
@@ -49,6 +65,12 @@ impl Upstream for Wishes {
     fn restart(&self, _: u64, reason: &str) {
         let _ = self.0.send(Wish::Restart(reason.to_owned()));
     }
+    fn rest(&self) {
+        let _ = self.0.send(Wish::Rest);
+    }
+    fn stop(&self) {
+        let _ = self.0.send(Wish::Stop);
+    }
 }
 
 impl Rig {
@@ -57,16 +79,20 @@ impl Rig {
     }
 
     pub(crate) async fn admitting(admission: Admission, era: Choice, interactive: bool, limits: Limits) -> Self {
+        Self::sharing(admission, Sharing { era, interactive, ..Sharing::default() }, limits).await
+    }
+
+    pub(crate) async fn sharing(admission: Admission, sharing: Sharing, limits: Limits) -> Self {
+        Self::with(admission, Policy::default(), sharing, limits).await
+    }
+
+    pub(crate) async fn with(admission: Admission, policy: Policy, sharing: Sharing, limits: Limits) -> Self {
         let limits = Arc::new(limits);
-        let settings = Settings {
-            name: "test".into(),
-            path: "/mcp".into(),
-            policy: Policy { serve: Serve::Both, legacy_stateless: false },
-            sharing: Sharing { era, interactive, capabilities: None },
-        };
+        let settings = Settings { name: "test".into(), path: "/mcp".into(), policy, sharing };
         let endpoint = Endpoint::new(settings, &Keys::new(&[3; 32]), &limits);
         let (wishes, demands) = mpsc::unbounded_channel();
-        endpoint.child().connect(Arc::new(Wishes(wishes)));
+        let opened = Arc::default();
+        endpoint.connect(Arc::new(Starter { wishes, opened: Arc::clone(&opened) }));
         let endpoints = Endpoints::new(Arc::clone(&limits));
         endpoints.put(Arc::clone(&endpoint));
         let tcp = Tcp::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
@@ -76,7 +102,7 @@ impl Rig {
         tokio::spawn(tcp.serve(router(Door { guard, admission, endpoints: Arc::clone(&endpoints) }), limits, stopped));
         let url = format!("http://{address}/mcp");
         let tells_ends = Arc::new(AtomicBool::new(true));
-        Self { url, address, endpoint, endpoints, demands, generation: AtomicU64::new(0), tells_ends, stop }
+        Self { url, address, endpoint, endpoints, opened, demands, generation: AtomicU64::new(0), tells_ends, stop }
     }
 
     /// Another door to the same endpoint, for whoever has `admission`.
@@ -107,13 +133,23 @@ impl Rig {
 
     /// A process that has not been greeted yet.
     pub(crate) fn child(&self) -> FakeChild {
+        let newest = self.opened.lock().unwrap().last().cloned().expect("the bridge has asked for a server");
+        self.process_of(newest)
+    }
+
+    /// The servers that the bridge has asked for, oldest first.
+    pub(crate) fn opened(&self) -> Vec<Arc<Child>> {
+        self.opened.lock().unwrap().clone()
+    }
+
+    /// The next process of one of them, not greeted yet.
+    pub(crate) fn process_of(&self, child: Arc<Child>) -> FakeChild {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (output, input) = tokio::io::split(near);
         let (requests, answers) = tokio::io::split(far);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let (exit, exited) = oneshot::channel::<()>();
         let (ready, is_ready) = oneshot::channel();
-        let child = Arc::clone(self.endpoint.child());
         let tells_ends = Arc::clone(&self.tells_ends);
         let serving = tokio::spawn(async move {
             let exited = async move { drop(exited.await) };
