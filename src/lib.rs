@@ -21,7 +21,7 @@
 //! | 2 | [`mcp`] | MCP over any pipe: messages, versions, one connection, its opening |
 //! | 2 | [`config`] | what a user can decide |
 //! | 1 | [`telemetry`] | logs |
-//! | 0 | [`error`], [`env`](mod@env), [`paths`], [`secret`] | what every room may use |
+//! | 0 | [`error`], [`env`](mod@env), [`paths`], [`random`], [`secret`] | what every room may use |
 
 pub mod bridge;
 pub mod cli;
@@ -32,6 +32,7 @@ pub mod env;
 pub mod error;
 pub mod mcp;
 pub mod paths;
+pub mod random;
 pub mod secret;
 pub mod supervisor;
 pub mod telemetry;

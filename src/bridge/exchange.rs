@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::auth::Identity;
-use super::child::{Child, Facts, Live};
+use super::child::{Child, Facts, Listening, Live};
+use super::dialogue::Dialogue;
 use super::level::Level;
 use super::refusal::Refusal;
 use super::replay::{EventId, Track, opening};
 use super::reply::{Finish, First, Json, Keep, Reply};
 use super::seal::{Place, Sealer};
+use super::session_id::Abilities;
 use super::sessions::Session;
 use super::stream::{Body, Event, OK, Source, event_stream, json};
 use crate::config::limits::Limits;
@@ -73,6 +75,8 @@ pub(super) struct Asking {
     /// Its progress token as the client wrote it.
     pub(super) token: Option<Bytes>,
     pub(super) log_level: Option<Level>,
+    /// What its client can be asked.
+    pub(super) abilities: Abilities,
     /// Whether it may lead to questions of the server.
     pub(super) candidate: bool,
     /// Whether its client can read a stream.
@@ -100,8 +104,17 @@ pub(super) struct Exchange {
     this: Weak<Exchange>,
     /// The stream that its client reads, once there is one.
     track: Mutex<Weak<Track>>,
+    /// The call that it is a part of, where that may take several requests.
+    dialogue: OnceLock<Arc<Dialogue>>,
     /// What it occupies until its end is known, read or not.
-    occupied: Mutex<Option<(Vec<Permit>, Option<InUse>)>>,
+    occupied: Mutex<Option<Occupied>>,
+}
+
+/// What a request occupies.
+struct Occupied {
+    _permits: Vec<Permit>,
+    _session: Option<InUse>,
+    listening: Option<Listening>,
 }
 
 /// A session in use.
@@ -172,7 +185,8 @@ impl Exchange {
             }),
             upstream: Mutex::new(None),
             track: Mutex::default(),
-            occupied: Mutex::new(Some((permits, in_use))),
+            dialogue: OnceLock::new(),
+            occupied: Mutex::new(Some(Occupied { _permits: permits, _session: in_use, listening: None })),
         })
     }
 
@@ -204,10 +218,47 @@ impl Exchange {
         self.asking.streams && self.clock().detached.is_none() && !self.reply.is_over()
     }
 
+    /// Makes it a part of a call that may take several requests.
+    pub(super) fn joins(&self, dialogue: &Arc<Dialogue>) {
+        let _ = self.dialogue.set(Arc::clone(dialogue));
+    }
+
+    /// The call that it is a part of, where that may take several requests.
+    pub(super) fn dialogue(&self) -> Option<&Arc<Dialogue>> {
+        self.dialogue.get()
+    }
+
+    /// Whoever is answered in its place: a later request of the same call.
+    fn answering(&self) -> Option<Arc<Exchange>> {
+        self.dialogue()?.answering().filter(|other| !std::ptr::eq(Arc::as_ptr(other), self))
+    }
+
+    /// Keeps a place among those who listen for as long as it lasts.
+    pub(super) fn keep(&self, listening: Listening) {
+        if let Some(occupied) = &mut *self.occupied.lock().expect("nothing panics while it holds this") {
+            occupied.listening = Some(listening);
+        }
+    }
+
     /// Ties it to its place in a connection.
     pub(super) fn bind(&self, connection: &Connection<Exchange>, id: u64) {
+        self.attach(connection, id);
+        if let (Some(dialogue), Some(this)) = (self.dialogue(), self.this()) {
+            dialogue.sent(connection, id, &this);
+        }
+    }
+
+    /// The same for a later request of a call that has its place already.
+    pub(super) fn attach(&self, connection: &Connection<Exchange>, id: u64) {
         *self.upstream.lock().expect("nothing panics while it holds this") = Some((connection.clone(), id));
         self.clock().heard_before = connection.lines_heard();
+    }
+
+    /// Its time begins anew.
+    pub(super) fn begin_anew(&self) {
+        let mut clock = self.clock();
+        clock.started = Instant::now();
+        clock.last_sign = clock.started;
     }
 
     /// Its place in a connection.
@@ -256,6 +307,10 @@ impl Exchange {
 
     /// Whether it must end now, and why.
     pub(super) fn overdue(&self, now: Instant, limits: &Limits) -> Option<Overdue> {
+        // Its client has a time of its own then.
+        if self.dialogue().is_some_and(|dialogue| dialogue.is_suspended()) {
+            return None;
+        }
         let clock = self.clock();
         if clock.detached.is_some_and(|since| now.duration_since(since) >= limits.detached_ttl) {
             return Some(Overdue::Abandoned);
@@ -291,8 +346,16 @@ impl Exchange {
 
     /// Ends it, whether anybody reads that or not.
     pub(super) fn end(&self, finish: Finish) {
+        if let Some(later) = self.answering() {
+            return later.end(finish);
+        }
         if !self.reply.finish(finish) {
             return;
+        }
+        if self.asking.log_level.is_some()
+            && let Some(child) = self.child.upgrade()
+        {
+            child.lower_level_later();
         }
         drop(self.occupied.lock().expect("nothing panics while it holds this").take());
         if self.is_deserted() {
@@ -360,6 +423,9 @@ impl Exchange {
 impl InFlight for Exchange {
     fn progress(&self, message: &Message) {
         self.clock().last_sign = Instant::now();
+        if let Some(later) = self.answering() {
+            return later.progress(message);
+        }
         let Some(token) = &self.asking.token else { return };
         let (Some(params), Ok(members)) = (message.params_text(), message.param_members()) else { return };
         let Some(own) = members.text("progressToken") else { return };
@@ -382,7 +448,14 @@ impl InFlight for Exchange {
                 return;
             }
         }
-        self.end(Finish::Upstream(end));
+        match self.dialogue() {
+            None => self.end(Finish::Upstream(end)),
+            Some(dialogue) => {
+                if let Some((exchange, end)) = dialogue.ended(end) {
+                    exchange.end(Finish::Upstream(end));
+                }
+            }
+        }
     }
 }
 
@@ -445,7 +518,7 @@ pub(super) async fn begin(
             exchange.bind(&live.connection, number);
             sent = live.connection.send(number, &exchange.asking.method, params(number)).await;
         }
-        let reader = || Reader { exchange: Arc::clone(&exchange), over: false, track: None };
+        let reader = || Reader::of(&exchange);
         match sent {
             Ok(()) => {
                 live.busy.notify_one();
@@ -510,6 +583,16 @@ impl Reader {
 }
 
 impl Reader {
+    /// Whoever waits for this one.
+    pub(super) fn of(exchange: &Arc<Exchange>) -> Self {
+        Self { exchange: Arc::clone(exchange), over: false, track: None }
+    }
+
+    /// Waits no more, without that meaning that its client is gone.
+    pub(super) fn waive(mut self) {
+        self.over = true;
+    }
+
     /// A reader that goes on where another one was.
     pub(super) fn resume(exchange: Arc<Exchange>, track: Arc<Track>, key: u64) -> Self {
         exchange.found_client();

@@ -217,9 +217,7 @@ impl Session {
 
 /// Below 2^53, with room for 2^20 questions before the next session's may begin.
 fn random_start() -> u64 {
-    let mut random = [0; 4];
-    aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
-    (u64::from(u32::from_be_bytes(random)) << 20) + 1
+    (u64::from(u32::from_be_bytes(crate::random::bytes())) << 20) + 1
 }
 
 /// Keeps a session from being evicted.
@@ -232,7 +230,7 @@ impl Drop for Busy {
 }
 
 /// Whether `uri` is `above` or a part of it.
-fn is_at_or_below(uri: &str, above: &str) -> bool {
+pub(super) fn is_at_or_below(uri: &str, above: &str) -> bool {
     uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
 }
 

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -24,12 +23,12 @@ use crate::daemon;
 use crate::daemon::assemble::{Beginning, Local, Server, Service};
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
-use crate::paths;
 use crate::secret::Secret;
 use crate::supervisor::signals::Signals;
 use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, TERM_GRACE};
 use crate::telemetry::logging::{self, LogFormat};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
+use crate::{paths, random};
 
 /// The port of `[bridge] local_port`, unless it says otherwise.
 const DEFAULT_PORT: u16 = 8765;
@@ -199,13 +198,11 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
             let admission = token.map_or_else(Admission::loopback, Admission::token);
             let server = server(arguments, stderr, told).map_err(|_| Exit::Failed)?;
-            let mut secret = [0; 32];
-            rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
             let beginning = Beginning {
                 servers: vec![server],
                 broken: Vec::new(),
                 local: Some(Local { tcp, guard, admission }),
-                keys: Keys::new(&secret),
+                keys: Keys::new(&random::bytes()),
                 limits: Arc::default(),
                 source: None,
             };
@@ -289,9 +286,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
 }
 
 fn new_token() -> Secret {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).expect("the system has random numbers");
-    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+    Secret::new(URL_SAFE_NO_PAD.encode(random::bytes::<32>()))
 }
 
 /// A command as one would type it.

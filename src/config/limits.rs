@@ -96,6 +96,26 @@ pub struct Limits {
     pub relisten: Duration,
     /// URLs that sessions were shown and may hear more of.
     pub max_elicitations: usize,
+    /// How long the acknowledgement of a subscription is waited for on behalf of a modern client.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub subscribe_wait: Duration,
+    /// How long a modern client may take to give what its call needs from it.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub round_ttl: Duration,
+    /// How long further questions of one call are waited for, so that a client gets them together.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub round_gather: Duration,
+    /// How often one call may ask its client back.
+    pub max_rounds: usize,
+    /// Bytes of what one call may ask at once.
+    pub max_input_bytes: usize,
+    /// Calls of one server that wait for their clients.
+    pub max_suspended: usize,
+    /// Calls of one identity at one server that wait for their clients.
+    pub max_suspended_per_identity: usize,
     /// Lines that wait for a server to read them.
     pub max_queue_lines: usize,
     /// Bytes of the lines that wait for a server to read them.
@@ -202,6 +222,13 @@ impl Default for Limits {
             listen_ack: seconds(10),
             relisten: seconds(60),
             max_elicitations: 4096,
+            subscribe_wait: seconds(5),
+            round_ttl: minutes(5),
+            round_gather: Duration::from_millis(30),
+            max_rounds: 10,
+            max_input_bytes: 64 * 1024,
+            max_suspended: 256,
+            max_suspended_per_identity: 16,
             max_queue_lines: 1024,
             max_queue_bytes: 32 * MIB,
             queue_wait: seconds(5),

@@ -21,7 +21,7 @@ async function call(url, name, capabilities, meta) {
   return (events.length > 0 ? events : [answer]).map(event => JSON.parse(event));
 }
 const says = (message, words) => JSON.stringify(message ?? null).includes(words);
-const asksAgain = ({ result }) => says(result, '"resultType":"input_required"') && says(result, 'user_name');
+const asksAgain = ({ result }) => says(result, '"resultType":"input_required"') && says(result, 'What is your name?');
 
 export const evidence = {
   'dns-rebinding-protection/localhost-host-valid-accepted': {
@@ -66,8 +66,9 @@ export const evidence = {
   },
   'server-stateless/sep-2575-server-no-log-without-loglevel': {
     is: 'a call of the same tool with a log level, which does log',
+    // Of the server's twin: here calls may still wait for their clients, and a log line may be theirs.
     holds: async (_, url) => {
-      const messages = await call(url, 'test_logging_tool', {}, { 'io.modelcontextprotocol/logLevel': 'debug' });
+      const messages = await call(`${url}-twin`, 'test_logging_tool', {}, { 'io.modelcontextprotocol/logLevel': 'debug' });
       return says(messages[0], 'notifications/message') && messages.length === 2;
     },
   },

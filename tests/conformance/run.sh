@@ -16,12 +16,16 @@ legs() {
   leg LL-shared 2025-11-25 legacy
   leg LL-interactive 2025-11-25 legacy 'shared_interactive = true'
   leg MM 2026-07-28 modern
+  leg ML 2026-07-28 legacy 'isolation = "user"\nupstream_capabilities = { sampling = {}, elicitation = {}, roots = {} }'
 }
 
 leg() {
   [[ -z $only || " $only " == *" $1 "* ]] || return 0
-  printf '[[mcps]]\nname = "%s"\npath = "/%s"\nargs = ["node", "%s/%s.mjs"]\n%s\n' \
-    "$1" "$1" "$work" "$3" "${4:-}" >>"$work/config.toml"
+  # Its twin is not for the suite: nothing that was begun there and left is in the way of another look.
+  for name in "$1" "$1-twin"; do
+    printf '[[mcps]]\nname = "%s"\npath = "/%s"\nargs = ["node", "%s/%s.mjs"]\n%b\n' \
+      "$name" "$name" "$work" "$3" "${4:-}" >>"$work/config.toml"
+  done
   echo "$1 $2" >>"$work/wanted"
 }
 

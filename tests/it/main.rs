@@ -8,6 +8,7 @@ mod architecture;
 mod bridge_faults;
 mod bridge_legacy;
 mod bridge_modern;
+mod bridge_modern_to_legacy;
 mod bridge_resume;
 mod config_commands;
 mod demo_server;

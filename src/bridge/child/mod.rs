@@ -7,6 +7,7 @@
 mod belongings;
 mod deadlines;
 mod interests;
+mod listeners;
 mod live;
 mod whose;
 
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::children::{Children, Learnt};
+use super::dialogue::Dialogues;
 use super::exchange::{Exchange, unavailable};
 use super::introduction::Introduction;
 use super::level::Level;
@@ -38,7 +40,10 @@ use crate::mcp::probe::{self, Choice, OpenError, Opened, Opening};
 use crate::mcp::version::Era;
 use crate::mcp::writer::Bounds;
 use belongings::{Remembered, TaskOwner};
+pub(super) use interests::Subscriber;
 use interests::{Subscription, tell_level};
+use listeners::Listeners;
+pub(super) use listeners::Listening;
 pub(super) use live::{Facts, Live};
 pub(super) use whose::Whose;
 
@@ -139,6 +144,9 @@ pub struct Child {
     tasks: Mutex<Remembered<TaskOwner>>,
     /// A lower log level is waiting to be told.
     lowering: AtomicBool,
+    /// Calls of modern clients that wait for these clients.
+    pub(super) dialogues: Dialogues,
+    listeners: Mutex<Listeners>,
     /// Which session was shown which URL elicitation.
     shown: Mutex<Remembered<Weak<Session>>>,
 }
@@ -210,6 +218,8 @@ impl Child {
             tasks: Mutex::default(),
             shown: Mutex::default(),
             lowering: AtomicBool::new(false),
+            dialogues: Dialogues::default(),
+            listeners: Mutex::default(),
         })
     }
 
@@ -404,6 +414,10 @@ impl Child {
 
     fn opening(&self, hold_initialized: bool) -> Opening {
         let (client_info, capabilities) = match (&*self.sharing, &self.introduction) {
+            // One person's clients may be able to do more than the first of them.
+            (Sharing { capabilities: Some(own), .. }, Some(introduction)) => {
+                (introduction.client_info.clone(), own.clone())
+            }
             (_, Some(introduction)) => (introduction.client_info.clone(), introduction.capabilities.clone()),
             (Sharing { capabilities: Some(own), .. }, None) => (own_info(), own.clone()),
             (Sharing { interactive: true, .. }, None) => {
@@ -441,6 +455,8 @@ impl Child {
             self.end_sessions("its server can do less now");
         }
         if live.opened.era == Era::Modern {
+            // Those who have listened to one of the other era begin anew.
+            self.end_listeners();
             return modern_child::learn_tools(live);
         }
         // Whatever changed while nobody listened. Before the first start there are revived sessions only.
@@ -448,6 +464,7 @@ impl Child {
             for session in self.audience() {
                 Self::hint_lists(&session, live);
             }
+            self.tell_of_all_lists(live);
         }
         if !restarted {
             return;
@@ -469,7 +486,7 @@ impl Child {
     /// Lets go of everything that a session had here.
     pub(super) fn forget_session(self: &Arc<Self>, session: &Arc<Session>) {
         for uri in session.subscriptions() {
-            self.unsubscribe(session, &uri);
+            self.unsubscribe(&Subscriber::of(session), &uri);
         }
         if session.level().is_some() {
             self.lower_level_later();
@@ -485,7 +502,7 @@ impl Child {
             exchange.cancel("the session ended", Refusal::Cancelled);
         }
         for (_, asked) in session.drop_questions(live.generation) {
-            legacy_child::unanswered(&live.connection, &asked, "the client's session ended");
+            legacy_child::unanswered(&live.connection, &asked.id, &asked.method, "the client's session ended");
         }
     }
 
@@ -539,6 +556,7 @@ impl Child {
 
     /// Ends every listen stream, for ferry's own stop.
     pub(in crate::bridge) fn end_listens(&self) {
+        self.end_listeners();
         let Some(live) = self.last() else { return };
         live.connection.each(|_, exchange, _| {
             if exchange.asking.listen.is_some() {
@@ -561,6 +579,10 @@ impl Child {
     /// The server's own words where it refused to be opened; once.
     pub(super) fn take_refusal(&self) -> Option<Bytes> {
         self.refused.lock().expect("nothing panics while it holds this").take()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().expect("nothing panics while it holds those who listen")
     }
 
     fn learnt(&self) -> MutexGuard<'_, Learnt> {

@@ -127,7 +127,7 @@ impl Child {
         let Some(live) = self.last() else {
             return matches!(*self.phase.borrow(), Phase::Resting | Phase::Down { .. });
         };
-        let subscribed = !self.subscriptions().is_empty();
+        let subscribed = self.has_listeners() || !self.subscriptions().is_empty();
         live.connection.in_flight() == 0
             && !subscribed
             && !self.audience().iter().any(|session| session.is_asked(live.generation))

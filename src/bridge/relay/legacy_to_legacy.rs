@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::super::child::{Child, Isolation, Live};
+use super::super::child::{Child, Isolation, Live, Subscriber};
 use super::super::endpoint::Endpoint;
 use super::super::era;
 use super::super::exchange::{Asking, Begun, Exchange, Owner, Reader, Words, begin, envelope};
@@ -169,7 +169,7 @@ fn edited_welcome(live: &Live, version: &str, child: &Child) -> Bytes {
 }
 
 /// What a legacy client declared, as far as ferry's routing depends on it.
-fn abilities(capabilities: &Members<'_>) -> Abilities {
+pub(super) fn abilities(capabilities: &Members<'_>) -> Abilities {
     let elicitation = capabilities.object("elicitation");
     Abilities {
         roots: capabilities.truthy("roots"),
@@ -504,7 +504,7 @@ pub(in crate::bridge) async fn request(
             of_era(&live, Era::Legacy)?;
             let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
             let new = new.ok_or(invalid("too many subscriptions in this session"))?;
-            return Ok(match child.subscribe(&live, session, &uri).await {
+            return Ok(match child.subscribe(&live, Subscriber::of(session), &session.identity, &uri).await {
                 Ok(()) => empty(&id),
                 Err(error) => {
                     if new {
@@ -517,7 +517,7 @@ pub(in crate::bridge) async fn request(
         methods::RESOURCES_UNSUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
             if session.unsubscribe(&uri) {
-                child.unsubscribe(session, &uri);
+                child.unsubscribe(&Subscriber::of(session), &uri);
             }
             return Ok(empty(&id));
         }
@@ -546,6 +546,7 @@ pub(in crate::bridge) async fn request(
         method: method.to_owned(),
         token: token.as_ref().map(|(raw, _)| Bytes::copy_from_slice(raw.as_bytes())),
         log_level: None,
+        abilities: session.abilities,
         candidate: methods::is_candidate(method),
         streams: call.accepted.sse(),
         unhurried: method == methods::TASKS_RESULT,

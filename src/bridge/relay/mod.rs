@@ -18,6 +18,7 @@ use super::endpoint::Endpoint;
 use super::era::Params;
 use super::exchange::{Exchange, Terms};
 use super::methods;
+use super::modern;
 use super::refusal::Refusal;
 use super::reply::Json;
 use super::stream::{Body, Event, OK, Source, event_stream, json};
@@ -28,6 +29,7 @@ use crate::mcp::version::Era;
 pub(super) mod legacy_child;
 pub(super) mod legacy_to_legacy;
 pub(super) mod modern_child;
+pub(super) mod modern_to_legacy;
 pub(super) mod modern_to_modern;
 pub(super) mod stateless;
 
@@ -65,10 +67,21 @@ impl Source for Once {
 
 /// A request of a modern client, by the era of the server.
 pub(super) async fn modern_request(call: &Call<'_>, message: &Message, params: &Params<'_>) -> Response<Body> {
-    match modern_to_modern::request(call, message, params).await {
-        Ok(response) => response,
-        Err(refusal) => refused(&refusal, message),
-    }
+    let outcome = async {
+        let request = modern::read(message, params, call.headers)?;
+        if request.method == methods::LISTEN {
+            call.accepted.require_sse()?;
+        }
+        let child = call.endpoint.child_for(call.identity, params);
+        let live = child.live().await?;
+        modern::gate(request.method, live.opened.era, &live.facts.capabilities)?;
+        modern_to_modern::check_param_headers(call, &live, &request).await?;
+        match live.opened.era {
+            Era::Modern => modern_to_modern::request(call, &child, live, message, params, &request).await,
+            Era::Legacy => modern_to_legacy::request(call, &child, live, message, params, &request).await,
+        }
+    };
+    outcome.await.unwrap_or_else(|refusal| refused(&refusal, message))
 }
 
 /// Words of ferry's own in answer to a message.

@@ -19,6 +19,7 @@ use crate::mcp::connection::End;
 use crate::mcp::envelope::{self, Message, code, number};
 use crate::mcp::members::{Members, quote, rewrite};
 use crate::mcp::probe;
+use crate::mcp::version::Era;
 
 /// A modern server asks nothing of its own accord; a handler of an old SDK that does must not hang.
 pub(in crate::bridge) fn request(_: &Arc<Child>, live: &Arc<Live>, id: &str, message: &Message) {
@@ -164,6 +165,14 @@ pub(in crate::bridge) fn learn_tools(live: &Arc<Live>) {
     }
 }
 
+/// The same, if anybody has needed to know that so far.
+pub(in crate::bridge) fn learn_tools_again(live: &Arc<Live>) {
+    let known = live.tool_headers.lock().expect("nothing panics while it holds the annotations").is_known();
+    if known {
+        learn_tools(live);
+    }
+}
+
 /// How long one page of the list may take, and how long a list that could not be read is left alone.
 const PAGE: Duration = Duration::from_secs(10);
 const LEFT_ALONE: Duration = Duration::from_secs(30);
@@ -228,12 +237,14 @@ pub(super) async fn refresh_tools(live: &Arc<Live>) -> bool {
 /// All pages of a server's list of tools.
 async fn read_tools(live: &Live) -> Option<Vec<Message>> {
     const MAX_PAGES: usize = 100;
-    let request_meta = probe::own_meta(&live.opened.version, &own_info());
+    // What a modern request carries some legacy servers refuse.
+    let meta = (live.opened.era == Era::Modern)
+        .then(|| format!("\"_meta\":{}", probe::own_meta(&live.opened.version, &own_info())));
     let mut pages = Vec::new();
     let mut cursor = None::<String>;
     while pages.len() < MAX_PAGES {
-        let cursor_member = cursor.map(|cursor| format!(",\"cursor\":{cursor}")).unwrap_or_default();
-        let params = format!("{{\"_meta\":{request_meta}{cursor_member}}}");
+        let cursor_member = cursor.map(|cursor| format!("\"cursor\":{cursor}"));
+        let params = format!("{{{}}}", meta.iter().cloned().chain(cursor_member).collect::<Vec<_>>().join(","));
         let page = tokio::time::timeout(PAGE, live.connection.call(methods::TOOLS_LIST, &params)).await;
         let Ok(End::Answered(page)) = page else { return None };
         let result = page.result_text().and_then(|text| Members::read(text).ok())?;
