@@ -15,6 +15,7 @@ use super::sse::OlderDoors;
 use super::upstream::Upstreams;
 use crate::config::limits::Limits;
 use crate::mcp::version::Era;
+use crate::telemetry::metrics::Meter;
 
 /// What the configuration says of one endpoint.
 #[derive(Debug, Clone)]
@@ -175,6 +176,11 @@ impl Endpoint {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What is counted of it.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.children.meter
     }
 
     /// The path it is served at.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Serving;
 use super::control::{Commands, Control};
-use super::health::Health;
+use super::health::Seen;
 use super::reload::{Reloader, Source};
 pub use super::servers::Broken;
 use super::servers::{GLANCE, Servers};
@@ -93,9 +93,9 @@ impl Service {
             None => (None, None),
         };
         if let Some(Local { tcp, guard, admission }) = local {
-            let health = Health { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
+            let seen = Seen { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
             let endpoints = Arc::clone(servers.endpoints());
-            let router = router(Door { guard, admission, endpoints }).merge(health.router());
+            let router = router(Door { guard, admission, endpoints }).merge(seen.router());
             let serving = tcp.serve(router, limits, stopped);
             tokio::spawn(async move {
                 serving.await;

@@ -1,4 +1,4 @@
-//! `/healthz`: worked out when asked, never stored.
+//! `/healthz` and `/metrics`: worked out when asked, never stored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +10,16 @@ use axum::routing::get;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
 
+use super::metrics;
 use super::servers::{Servers, is_well};
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
 use crate::supervisor::State;
 
-/// What answers `/healthz` on one listener.
-pub(super) struct Health {
+const JSON: &str = "application/json";
+
+/// What is to be seen of ferry on one listener.
+pub(super) struct Seen {
     pub(super) guard: Guard,
     pub(super) admission: Admission,
     pub(super) servers: Arc<Servers>,
@@ -47,9 +50,9 @@ pub(super) enum Word {
     Down,
 }
 
-impl Health {
+impl Seen {
     pub(super) fn router(self) -> Router {
-        Router::new().route("/healthz", get(answer)).with_state(Arc::new(self))
+        Router::new().route("/healthz", get(health)).route("/metrics", get(metrics)).with_state(Arc::new(self))
     }
 
     fn words(&self) -> BTreeMap<String, Word> {
@@ -59,17 +62,31 @@ impl Health {
     }
 }
 
-async fn answer(Shared(health): Shared<Arc<Health>>, request: Request) -> Response<Body> {
-    // A page whose name was made to point here must not learn what runs here.
-    if health.guard.check(request.headers(), request.uri().authority()).is_err() {
-        return plain(StatusCode::FORBIDDEN, String::new());
+/// A page whose name was made to point here must not learn what runs here.
+fn is_foreign(seen: &Seen, request: &Request) -> bool {
+    seen.guard.check(request.headers(), request.uri().authority()).is_err()
+}
+
+async fn health(Shared(seen): Shared<Arc<Seen>>, request: Request) -> Response<Body> {
+    if is_foreign(&seen, &request) {
+        return plain(StatusCode::FORBIDDEN, JSON, String::new());
     }
-    let report = Report::of(health.words(), health.admission.check(request.headers()).is_ok());
+    let report = Report::of(seen.words(), seen.admission.check(request.headers()).is_ok());
     let status = match report.status {
         Overall::Ok => StatusCode::OK,
         Overall::Degraded => StatusCode::SERVICE_UNAVAILABLE,
     };
-    plain(status, serde_json::to_string(&report).unwrap_or_default())
+    plain(status, JSON, serde_json::to_string(&report).unwrap_or_default())
+}
+
+async fn metrics(Shared(seen): Shared<Arc<Seen>>, request: Request) -> Response<Body> {
+    if is_foreign(&seen, &request) {
+        return plain(StatusCode::FORBIDDEN, metrics::FORMAT, String::new());
+    }
+    match seen.admission.check(request.headers()) {
+        Ok(_) => plain(StatusCode::OK, metrics::FORMAT, metrics::text(&seen.servers).await),
+        Err(refusal) => refusal.response(None).map(Body::from),
+    }
 }
 
 impl Report {
@@ -100,10 +117,10 @@ fn word(state: State) -> Word {
     }
 }
 
-fn plain(status: StatusCode, body: String) -> Response<Body> {
+fn plain(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
 }

@@ -8,6 +8,7 @@ mod health;
 pub mod key;
 mod last_words;
 pub mod lifecycle;
+mod metrics;
 mod pool;
 pub mod reload;
 mod servers;

@@ -1,6 +1,7 @@
 //! The processes of one configured server: one for everybody, or as many as the bridge asks for. Each is tied to the
 //! child of the bridge that it serves.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,8 @@ pub(super) struct Pool {
     /// What each of them is.
     spec: Spec,
     members: Mutex<Vec<Member>>,
+    /// How often processes were started again that are no more.
+    past_restarts: AtomicU64,
     gate: Arc<Gate>,
 }
 
@@ -67,7 +70,13 @@ impl Pool {
     /// Starts nothing before it is [opened](Self::let_start).
     pub(super) fn new(supervisor: &Supervisor, spec: Spec) -> Arc<Self> {
         let gate = Arc::new(Gate(Mutex::new(Passage::Closed(Vec::new()))));
-        Arc::new(Self { supervisor: supervisor.clone(), spec, members: Mutex::default(), gate })
+        Arc::new(Self {
+            supervisor: supervisor.clone(),
+            spec,
+            members: Mutex::default(),
+            past_restarts: AtomicU64::new(0),
+            gate,
+        })
     }
 
     /// From now on processes start as they are needed.
@@ -119,8 +128,28 @@ impl Pool {
     /// Its processes, those that rest included.
     pub(super) fn members(&self) -> Vec<Member> {
         let mut members = self.lock();
-        members.retain(|member| member.process.watch().borrow().state != State::Gone);
+        self.strike_off(&mut members);
         members.clone()
+    }
+
+    /// How often its processes were started again.
+    pub(super) fn restarts(&self) -> u64 {
+        let members = self.members();
+        let restarts = members.iter().map(|member| member.process.watch().borrow().restarts);
+        restarts.sum::<u64>() + self.past_restarts.load(Ordering::Relaxed)
+    }
+
+    /// Forgets those that are gone, but not what is counted of them.
+    fn strike_off(&self, members: &mut Vec<Member>) {
+        members.retain(|member| {
+            let status = member.process.watch();
+            let known = status.borrow();
+            let gone = known.state == State::Gone;
+            if gone {
+                self.past_restarts.fetch_add(known.restarts, Ordering::Relaxed);
+            }
+            !gone
+        });
     }
 
     /// Ends the processes that nobody waits for.
@@ -150,7 +179,7 @@ impl Upstreams for Pool {
         tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child)));
         tokio::spawn(last_words::show(process.clone(), unread));
         let mut members = self.lock();
-        members.retain(|member| member.process.watch().borrow().state != State::Gone);
+        self.strike_off(&mut members);
         members.push(Member { process: process.clone(), child: Arc::downgrade(child) });
         drop(members);
         if matches!(*self.gate.lock(), Passage::Shut) {

@@ -161,7 +161,7 @@ fn of_server(running: &Running, memory: &BTreeMap<i32, u64>) -> ServerStatus {
         server: facts.server,
         in_flight: facts.in_flight,
         sessions: facts.sessions.len(),
-        restarts: known.iter().map(|known| known.restarts).sum(),
+        restarts: running.pool.restarts(),
         processes: processes.collect(),
         clients: alike(facts.sessions),
     }
