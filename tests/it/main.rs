@@ -11,6 +11,7 @@ mod bridge_modern;
 mod bridge_modern_to_legacy;
 mod bridge_resume;
 mod config_commands;
+mod control;
 mod demo_server;
 mod front_door;
 mod isolation;
