@@ -216,6 +216,14 @@ mod tests {
         keys.iter().map(|key| format!("{prefix}{}", key.name)).collect()
     }
 
+    /// Whether a text names just the keys of this class.
+    fn named<T>(keys: &[Key<T>], class: Class, text: &str) {
+        for key in keys {
+            let is_named = text.contains(&format!("`{}`", key.name)) || text.contains(&format!(".{}`", key.name));
+            assert_eq!(is_named, key.class == class, "{} in {text}", key.name);
+        }
+    }
+
     /// The keys of the schema below `schema`, with dots.
     fn keys_of(all: &Value, schema: &Value, prefix: &str, found: &mut BTreeSet<String>) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -248,6 +256,20 @@ mod tests {
         let found: BTreeSet<String> = listed.iter().cloned().collect();
         assert_eq!(found.len(), listed.len(), "a key stands there twice");
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_readme_names_what_waits_and_what_counts_at_once() {
+        let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let (_, rest) = readme.split_once("These keys wait until").unwrap();
+        let (waiting, rest) = rest.split_once("`[logging]`. ").unwrap();
+        let (live, _) = rest.split_once("at once").unwrap();
+        named(Table::BRIDGE, Class::Process, waiting);
+        named(Table::LIMITS, Class::Process, waiting);
+        named(Table::LOGGING, Class::Process, waiting);
+        named(Table::BRIDGE, Class::Live, live);
+        named(Table::LIMITS, Class::Live, live);
+        assert!(Table::ACCESS.iter().all(|key| key.class == Class::Process) && waiting.contains("`[access]`"));
     }
 
     #[test]
