@@ -38,8 +38,9 @@ once() {
 install_node() {
   local platform
   platform=$(uname -sm | tr '[:upper:] ' '[:lower:]-' | sed 's/x86_64/x64/; s/aarch64/arm64/')
-  npm install --no-save --no-audit --no-fund "node-$platform@$node_pinned" &&
-    ln -s "node_modules/node-$platform/bin" bin
+  # Without the prefix it would go to a directory above that has a package.json.
+  npm install --prefix . --no-save --no-audit --no-fund "node-$platform@$node_pinned" &&
+    ln -s "node_modules/node-$platform/bin" bin && bin/node --version
 }
 
 # What the package.json and package-lock.json of DIRECTORY ask for.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::config::limits::Limits;
 use crate::mcp::connection::{Connection, End};
 use crate::mcp::envelope::{self, code};
 use crate::mcp::members::{Members, quote, rewrite};
+use crate::random;
 
 /// What a token is good for.
 #[derive(Debug, Clone)]
@@ -524,9 +525,7 @@ impl Dialogues {
 }
 
 fn new_token() -> String {
-    let mut random = [0; 32];
-    rand::fill(&mut random).expect("the system has random numbers");
-    format!("f2.{}", URL_SAFE_NO_PAD.encode(random))
+    format!("f2.{}", URL_SAFE_NO_PAD.encode(random::bytes::<32>()))
 }
 
 /// A server's question as a modern client gets it: without what ties it to a stream or a task.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::values::seconds;
 
 /// The bounds of the bridge: times in seconds, sizes in bytes. The defaults are those of `protocol.md` §8 unless a field says otherwise.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of one request body.

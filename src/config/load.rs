@@ -302,9 +302,11 @@ impl Reader<'_> {
             self.note(&span, "`limits` is a table".to_owned());
             return None;
         };
-        let mut all = common.clone();
+        let of_all = |key: &str| Limits::OF_ALL.contains(&key);
+        let mut all: DeTable<'d> =
+            common.iter().filter(|(key, _)| !of_all(key.get_ref())).map(|(k, v)| (k.clone(), v.clone())).collect();
         for (key, value) in own {
-            if Limits::OF_ALL.contains(&key.get_ref().as_ref()) {
+            if of_all(key.get_ref()) {
                 let text = format!("`{}` is no bound of one server: it belongs into `[bridge] limits`", key.get_ref());
                 self.note(&key.span(), text);
             } else {

@@ -24,7 +24,10 @@ python_2=$(once "python-2" "$here/python/line-2.txt" -- install_python 2) || die
 cp "$here"/node/*.mjs "$here"/python/*.py "$here"/servers/*.mjs "$here/servers.json" "$work"
 ln -s "$packages/node_modules" "$work/node_modules"
 mkdir "$work/files"
-for word in a a1 b1 c1 a2 b2 c2; do echo "the file $word" >"$work/files/$word.txt"; done
+for word in a a1 b1 c1 a2 b2 c2; do
+  echo "the file $word" >"$work/files/$word.txt"
+  echo "{\"type\":\"entity\",\"name\":\"$word\",\"entityType\":\"word\",\"observations\":[\"the thing $word\"]}" >>"$work/memory.jsonl"
+done
 export NO_COLOR=1 PYTHONDONTWRITEBYTECODE=1 MCP_STORAGE_PATH=$work/inspector
 old_python=(env "PYTHONPATH=$python_1/packages" python3)
 new_python=(env "PYTHONPATH=$python_2/packages" python3)
@@ -79,7 +82,7 @@ inspect() {
     demo | python-* | typescript-2) call=(echo message=hi '"hi"') ;;
     everything) call=(echo message=hi 'Echo: hi') ;;
     filesystem) call=(read_text_file path="$work/files/a.txt" 'the file a') ;;
-    memory) call=(search_nodes query=a 'entities') ;;
+    memory) call=(open_nodes names='["a"]' 'the thing a') ;;
   esac
   inspector tools "\"${call[0]}\"" --method tools/list
   inspector call "${call[2]}" --method tools/call --tool-name "${call[0]}" --tool-arg "${call[1]}"

@@ -4,6 +4,9 @@
 const MODERN = '2026-07-28';
 const CAPABILITIES = 'io.modelcontextprotocol/clientCapabilities';
 
+// A server that refuses everything refuses this, too; one that serves what is in order knows what it refuses.
+const refused = (by, scenario, ...checks) => Object.fromEntries(checks.map(check => [`${scenario}/${check}`, { by }]));
+
 // The messages that answer a call of a modern server's tool.
 async function call(url, name, capabilities, meta) {
   const version = { 'io.modelcontextprotocol/protocolVersion': MODERN };
@@ -24,6 +27,32 @@ const says = (message, words) => JSON.stringify(message ?? null).includes(words)
 const asksAgain = ({ result }) => says(result, '"resultType":"input_required"') && says(result, 'What is your name?');
 
 export const evidence = {
+  ...refused(
+    'server-stateless/sep-2575-server-implements-discover',
+    'server-stateless',
+    'sep-2575-request-meta-invalid-missing-meta',
+    'sep-2575-request-meta-invalid-missing-protocol-version',
+    'sep-2575-request-meta-invalid-missing-client-capabilities',
+    'sep-2575-http-server-meta-invalid-400',
+    'sep-2575-http-server-unsupported-version-400',
+    'sep-2575-http-server-method-not-found-404',
+    'sep-2575-http-server-method-not-found-404-initialize',
+    'sep-2575-http-server-method-not-found-404-logging-setlevel',
+    'sep-2575-http-server-method-not-found-404-ping',
+    'sep-2575-http-server-method-not-found-404-resources-subscribe',
+    'sep-2575-http-server-method-not-found-404-resources-unsubscribe',
+  ),
+  ...refused(
+    'tasks-lifecycle/sep-2663-tasks-get-status-completed',
+    'tasks-dispatch-and-envelope',
+    'sep-2663-tasks-get-invalid-task-id-32602',
+    'sep-2663-tasks-result-removed-method-not-found',
+    'tasks-removed-tasks-list',
+  ),
+  'dns-rebinding-protection/localhost-host-rebinding-rejected': {
+    is: 'the status, which is that of a forbidden origin',
+    holds: ({ statusCode }) => statusCode === 403,
+  },
   'dns-rebinding-protection/localhost-host-valid-accepted': {
     is: 'what was answered, which is the server\'s own description',
     holds: ({ body }) => says(body?.result, '"completions"'),
@@ -45,15 +74,19 @@ export const evidence = {
     is: 'what was answered, which is the question again',
     holds: asksAgain,
   },
-  'sep-2164-resource-not-found/sep-2164-no-empty-contents': { by: 'sep-2164-resource-not-found/sep-2164-error-code' },
+  'sep-2164-resource-not-found/sep-2164-error-code': { by: 'sep-2164-resource-not-found/sep-2164-data-uri' },
+  'sep-2164-resource-not-found/sep-2164-no-empty-contents': { by: 'sep-2164-resource-not-found/sep-2164-data-uri' },
   'server-sse-multiple-streams/server-accepts-multiple-post-streams': { by: 'tools-list/tools-list' },
+  'server-stateless/sep-2575-discover-capabilities-match-handlers': { by: 'tools-list/tools-list' },
+  'server-stateless/sep-2575-server-declares-prompts-in-discover': { by: 'prompts-list/prompts-list' },
   'server-stateless/sep-2575-http-server-error-jsonrpc-id': {
     by: 'server-stateless/sep-2575-server-rejects-undeclared-capability',
   },
   'server-stateless/sep-2575-http-server-no-independent-requests-on-stream': {
     is: 'a call of the same tool that asks for progress: progress, then `input_required`, and nothing else',
     holds: async (_, url) => {
-      const [progress, asked, ...more] = await call(url, 'test_streaming_elicitation', { elicitation: {} }, { progressToken: 'p' });
+      const asking = { elicitation: {} };
+      const [progress, asked, ...more] = await call(url, 'test_streaming_elicitation', asking, { progressToken: 'p' });
       return says(progress, 'notifications/progress') && says(asked, 'input_required') && more.length === 0;
     },
   },

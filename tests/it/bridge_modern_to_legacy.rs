@@ -42,11 +42,11 @@ fn posting(client: &Client, id: Value, method: &'static str, params: Value, meta
 }
 
 /// A call of the tool `t` by a client that can be asked anything.
-fn calling(client: &Client, id: Value, more: Value) -> JoinHandle<Response> {
+fn calling(client: &Client, id: impl Into<Value>, more: impl Into<Value>) -> JoinHandle<Response> {
     let mut params = json!({"name": "t", "arguments": {"b": 1, "a": [1, 2]}});
-    params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    params.as_object_mut().unwrap().extend(more.into().as_object().unwrap().clone());
     let all = json!({CAPABILITIES: {"sampling": {}, "elicitation": {"form": {}, "url": {}}, "roots": {}}});
-    posting(client, id, "tools/call", params, all)
+    posting(client, id.into(), "tools/call", params, all)
 }
 
 async fn posted(handle: JoinHandle<Response>) -> Response {
