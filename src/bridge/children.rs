@@ -116,14 +116,20 @@ impl Learnt {
 }
 
 impl Children {
-    pub(super) fn new(name: &str, sharing: Sharing, sessions: &Arc<Sessions>, limits: &Arc<Limits>) -> Arc<Self> {
+    pub(super) fn new(
+        name: &str,
+        sharing: Sharing,
+        sessions: &Arc<Sessions>,
+        limits: &Arc<Limits>,
+        meter: Arc<Meter>,
+    ) -> Arc<Self> {
         let children = Arc::new_cyclic(|this| Self {
             name: name.to_owned(),
             sharing: Arc::new(sharing),
             sessions: Arc::clone(sessions),
             limits: Arc::clone(limits),
             learnt: Arc::default(),
-            meter: Arc::default(),
+            meter,
             upstreams: OnceLock::new(),
             shared: OnceLock::new(),
             private: Mutex::default(),

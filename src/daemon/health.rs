@@ -145,6 +145,18 @@ mod tests {
     }
 
     #[test]
+    fn where_clients_have_a_process_each_one_is_no_news() {
+        for (states, expected) in [
+            (&[][..], Word::Ok),
+            (&[State::Starting, State::Starting], Word::Ok),
+            (&[State::BackingOff, State::Ready], Word::Ok),
+            (&[State::BackingOff, State::Starting], Word::Down),
+        ] {
+            assert_eq!(of_server(states), expected, "{states:?}");
+        }
+    }
+
+    #[test]
     fn resting_is_no_illness() {
         assert_eq!(
             [State::Ready, State::Resting, State::Starting, State::BackingOff, State::Failed].map(word),

@@ -14,6 +14,7 @@ use crate::bridge::endpoint::{Endpoint, Keys};
 use crate::bridge::router::Endpoints;
 use crate::config::limits::Limits;
 use crate::supervisor::{State, Supervisor};
+use crate::telemetry::metrics::Meter;
 
 /// How often to look whether anything is still in flight.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
@@ -109,7 +110,13 @@ impl Servers {
         }
         let (mut serving, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut fleet.serving).into_iter().partition(|running| kept.contains(running.name()));
-        let arrived: Vec<Arc<Running>> = new.into_iter().map(|server| self.start(server, limits)).collect();
+        // A counter goes on where a server is only replaced.
+        let meter = |name: &str| {
+            let old = left.iter().find(|old| old.name() == name);
+            old.map_or_else(Arc::default, |old| Arc::clone(old.endpoint.meter()))
+        };
+        let new = new.into_iter().map(|server| (meter(&server.process.name), server));
+        let arrived: Vec<Arc<Running>> = new.map(|(meter, server)| self.start(server, meter, limits)).collect();
         serving.extend(arrived.iter().cloned());
         serving.sort_by_key(|running| order.iter().position(|name| name == running.name()));
         self.endpoints.replace_all(serving.iter().map(|running| Arc::clone(&running.endpoint)));
@@ -144,9 +151,10 @@ impl Servers {
         }
     }
 
-    fn start(&self, server: Server, limits: &Arc<Limits>) -> Arc<Running> {
+    fn start(&self, server: Server, meter: Arc<Meter>, limits: &Arc<Limits>) -> Arc<Running> {
         let Server { process, endpoint, vital, limits: own, request_timeout, variables } = server;
-        let endpoint = Endpoint::new(endpoint, &self.keys, &limits_of(own, request_timeout, limits));
+        let limits = limits_of(own, request_timeout, limits);
+        let endpoint = Endpoint::counted_by(meter, endpoint, &self.keys, &limits);
         let pool = Pool::new(&self.supervisor, process);
         endpoint.connect(Arc::clone(&pool) as _);
         let expiry = Task(tokio::spawn(Arc::clone(&endpoint).expire_sessions()));
@@ -273,4 +281,25 @@ pub(super) fn together(states: &[State]) -> State {
         _ => 1,
     };
     states.iter().copied().min_by_key(rank).unwrap_or(State::Resting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::Then;
+
+    #[test]
+    fn several_processes_are_as_well_as_the_best_of_them() {
+        use State::{BackingOff, Closing, Failed, Ready, Resting, Starting};
+        for (states, whole) in [
+            (&[][..], Resting),
+            (&[Failed], Failed),
+            (&[Resting, Failed, Ready], Ready),
+            (&[Resting, BackingOff, Starting], Starting),
+            (&[Resting, BackingOff], BackingOff),
+            (&[Resting, Closing(Then::Rest)], Closing(Then::Rest)),
+        ] {
+            assert_eq!(together(states), whole, "{states:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::http::{Client, body};
-use crate::support::place::{Place, answer, call, url};
+use crate::support::place::{Place, answer, call, health_url, url};
 use crate::support::{until, within};
 
 fn block(name: &str, answer: &str) -> String {
@@ -82,6 +82,10 @@ async fn a_reload_touches_what_has_changed_and_nothing_else() {
     assert_eq!(goes.post(call()).await.status(), 404);
     let comes = Client::new(&url(&mut ferry, "stays").await.replace("/stays", "/comes")).initialize(json!({})).await;
     assert_eq!(answer(&comes).await, "new");
+    let metrics = Client::new(&health_url(&url(&mut ferry, "stays").await).replace("/healthz", "/metrics"));
+    let metrics = metrics.send(reqwest::Method::GET, "").await.text().await.unwrap();
+    let counted = "ferry_requests_total{server=\"changes\",method=\"tools/call\",outcome=\"ok\"} 2\n";
+    assert!(metrics.contains(counted), "the counters go on: {metrics}");
     let page = stays.with("origin", "https://x.example.com").post(call()).await;
     assert_eq!(page.status(), 200);
     assert!(server(&place.status().await, "stays")["clients"][0]["streams"] == 1);
