@@ -94,9 +94,15 @@ impl Pool {
         self.spec.start == Start::Eager
     }
 
-    /// Starts those of its processes that rest or have failed.
-    pub(super) fn demand(&self) {
-        self.members().iter().for_each(|member| self.gate.demand(&member.process));
+    /// Tries those of its processes again that are down; with `eager` also starts the one that everybody shares.
+    pub(super) fn wake(&self, eager: bool) {
+        for member in self.members() {
+            let is_shared = || member.child.upgrade().is_some_and(|child| !child.is_private());
+            let state = member.process.watch().borrow().state;
+            if matches!(state, State::Failed | State::BackingOff) || (eager && state == State::Resting && is_shared()) {
+                self.gate.demand(&member.process);
+            }
+        }
     }
 
     /// Ends its processes for good, and starts no others.

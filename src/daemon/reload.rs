@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,6 @@ use crate::bridge::origin::Guard;
 use crate::config::load::Config;
 use crate::config::reload::{self, Changed, Plan};
 use crate::error::{Advise, Exit};
-use crate::supervisor::State;
 use crate::telemetry::logging;
 use crate::telemetry::rotation::LogWriter;
 
@@ -108,8 +107,10 @@ pub(super) struct Reloader {
     path: PathBuf,
     /// What ferry was started with.
     start: Arc<Config>,
-    /// What holds since the last reload. Locked while another one is made.
-    now: Mutex<Arc<Config>>,
+    /// What holds since the last reload.
+    now: RwLock<Arc<Config>>,
+    /// Held by the one reload that is being made.
+    turn: Mutex<()>,
     servers: Arc<Servers>,
     guard: Option<(Guard, IpAddr)>,
     /// Where clients of this machine reach it.
@@ -140,7 +141,8 @@ impl Reloader {
     ) -> Self {
         Self {
             path: std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone()),
-            now: Mutex::new(Arc::clone(&config)),
+            now: RwLock::new(Arc::clone(&config)),
+            turn: Mutex::default(),
             start: config,
             servers,
             local: local.as_ref().map(|(_, address)| format!("http://{}", reachable(*address))),
@@ -163,13 +165,18 @@ impl Reloader {
     }
 
     /// How long a server that is to end has for what it has in flight.
-    pub(super) async fn drain(&self) -> Duration {
-        self.now.lock().await.bridge.limits.drain
+    pub(super) fn drain(&self) -> Duration {
+        self.now().bridge.limits.drain
+    }
+
+    /// What holds now.
+    fn now(&self) -> Arc<Config> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The keys that wait until ferry is started again.
-    pub(super) async fn waiting(&self) -> Vec<String> {
-        let now = Arc::clone(&*self.now.lock().await);
+    pub(super) fn waiting(&self) -> Vec<String> {
+        let now = self.now();
         reload::plan(&self.start, &now, &now).waiting
     }
 
@@ -212,7 +219,8 @@ impl Reloader {
     }
 
     async fn apply(&self) -> Result<(Plan, Vec<Arc<Running>>), ReloadError> {
-        let mut now = self.now.lock().await;
+        let _turn = self.turn.lock().await;
+        let now = self.now();
         let path = self.path.clone();
         // On a thread that may wait for a disk.
         let loaded = spawn_blocking(move || configured::load_whole(&path)).await;
@@ -237,8 +245,8 @@ impl Reloader {
         if now.logging.level != new.logging.level {
             logging::set_level(new.logging.level.as_ref().map(crate::config::values::LogFilter::as_str));
         }
-        self.wake(&new);
-        *now = Arc::new(new);
+        self.wake(&now, &new);
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok((plan, arrived))
     }
 
@@ -256,15 +264,13 @@ impl Reloader {
     }
 
     /// Whoever reloads may have repaired what kept a server from starting, or want one to be there from now on.
-    fn wake(&self, new: &Config) {
+    fn wake(&self, now: &Config, new: &Config) {
+        let is_eager = |config: &Config, name: &str| {
+            config.servers.iter().any(|server| server.mcp.name.as_str() == name && server.mcp.eager)
+        };
         for running in self.servers.serving() {
-            let is_eager =
-                new.servers.iter().any(|server| server.mcp.name.as_str() == running.name() && server.mcp.eager);
-            match together(&running.states()) {
-                State::Failed | State::BackingOff => running.pool.demand(),
-                State::Resting if is_eager => running.pool.demand(),
-                _ => {}
-            }
+            let name = running.name();
+            running.pool.wake(is_eager(new, name) && !is_eager(now, name));
         }
     }
 }

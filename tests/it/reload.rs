@@ -249,3 +249,24 @@ async fn gated(client: Client, gate: String) -> String {
     let answer = body(client.post(gated_call(&gate)).await).await;
     answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
+
+#[tokio::test]
+async fn a_reload_tries_again_what_was_down_and_starts_what_is_to_be_there_now() {
+    let lazy = "[[mcps]]\nname = 'lazy'\npath = '/lazy'\ncommand = 'SERVER ferry-test-run'\neager = false\n";
+    let down = "[[mcps]]\nname = 'down'\npath = '/down'\ncommand = 'PLACE/missing'\n";
+    let place = Place::new("");
+    let down = down.replace("PLACE", place.path().to_str().unwrap());
+    place.configure(&[HEAD, lazy, &down].concat());
+    let mut ferry = place.run();
+    url(&mut ferry, "down").await;
+    until_status(&place, |status| server(status, "down")["state"] == "failed").await;
+    fs::copy(place.path().join("server"), place.path().join("missing")).unwrap();
+    let said = place.says(&["reload"]).await;
+    assert!(said.stdout.contains("nothing that matters here has changed"), "{}", said.stdout);
+    until_status(&place, |status| server(status, "down")["state"] == "ready").await;
+    assert_eq!(server(&place.status().await, "lazy")["state"], "resting", "nobody asked for it");
+    place.configure(&[HEAD, &lazy.replace("false", "true"), &down].concat());
+    let said = place.says(&["reload"]).await;
+    assert!(said.stdout.contains("  at once    lazy: eager\n"), "{}", said.stdout);
+    until_status(&place, |status| server(status, "lazy")["state"] == "ready").await;
+}

@@ -244,7 +244,7 @@ async fn status(State(commands): State<Arc<Commands>>) -> Response<Body> {
         logs: reloader.log_dir().to_owned(),
         local: reloader.local().map(str::to_owned),
         uptime: commands.started.elapsed(),
-        waiting: reloader.waiting().await,
+        waiting: reloader.waiting(),
     };
     json(StatusCode::OK, &status::status(around, &commands.servers).await)
 }
@@ -263,7 +263,7 @@ async fn restart(State(commands): State<Arc<Commands>>, Name(name): Name<String>
         return json(StatusCode::NOT_FOUND, &error);
     };
     tracing::info!(name, "restarting it, as asked");
-    running.restart(commands.reloader.drain().await).await;
+    running.restart(commands.reloader.drain()).await;
     running.settled(SETTLE).await;
     json(StatusCode::OK, &Arrival::of(&running, commands.reloader.local(), Vec::new()))
 }
