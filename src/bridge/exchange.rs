@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::auth::Identity;
 use super::child::{Child, Facts, Listening, Live};
 use super::dialogue::Dialogue;
+use super::input::{self, Input};
 use super::level::Level;
 use super::refusal::Refusal;
 use super::replay::{EventId, Track, opening};
@@ -87,6 +88,8 @@ pub(super) struct Asking {
     pub(super) expects_task: bool,
     /// The parameters of a `subscriptions/listen`.
     pub(super) listen: Option<Bytes>,
+    /// What it takes to make it again, with input that its server may want.
+    pub(super) input: Option<Input>,
     /// How its `requestState` is sealed on the way to its client.
     pub(super) sealing: Option<Sealing>,
     /// What the server declared it can do.
@@ -195,6 +198,17 @@ impl Exchange {
         self.this.upgrade()
     }
 
+    /// Whether its client is asked for input now.
+    fn is_driven(&self) -> bool {
+        let driven = |child: Arc<Child>| child.driven().iter().any(|other| std::ptr::eq(Arc::as_ptr(other), self));
+        self.asking.input.is_some() && self.child.upgrade().is_some_and(driven)
+    }
+
+    /// Whether its client has been gone for too long.
+    pub(super) fn is_abandoned(&self, now: Instant, limits: &Limits) -> bool {
+        self.clock().detached.is_some_and(|since| now.duration_since(since) >= limits.detached_ttl)
+    }
+
     /// Whether its client is gone.
     pub(super) fn is_deserted(&self) -> bool {
         self.clock().detached.is_some()
@@ -273,9 +287,9 @@ impl Exchange {
 
     /// Cancels it at the server and ends it.
     pub(super) fn cancel_with(&self, reason: &str, finish: Finish) {
-        if let Some((connection, id)) = self.upstream()
-            && connection.cancel(id, Some(reason))
-        {
+        let told = self.upstream().is_some_and(|(connection, id)| connection.cancel(id, Some(reason)));
+        // While its client is asked for input the server knows nothing of it.
+        if told || self.is_driven() {
             // It is remembered for what the server may still say of it, but it is no work any more.
             self.end(finish);
         }
@@ -357,6 +371,10 @@ impl Exchange {
             // A listen stream lasts as long as its client likes.
             let took = self.asking.listen.is_none().then(|| self.clock().started.elapsed());
             child.meter.answered(&self.asking.method, outcome, took);
+        }
+        if let (Some(input), Some(child)) = (&self.asking.input, self.child.upgrade()) {
+            child.has_driven(self);
+            input.give_up();
         }
         if self.asking.log_level.is_some()
             && let Some(child) = self.child.upgrade()
@@ -453,6 +471,13 @@ impl InFlight for Exchange {
             if matches!(end, End::Closed | End::NotSent) && self.is_acknowledged() && child.listen_again(self) {
                 return;
             }
+        }
+        if let (End::Answered(message), Some(child), Some(this)) = (&end, self.child.upgrade(), self.this())
+            && self.asking.input.is_some()
+            && input::is_wanted(message)
+            && !self.reply.is_over()
+        {
+            return Input::drive(&child, &this, message.clone());
         }
         match self.dialogue() {
             None => self.end(Finish::Upstream(end)),

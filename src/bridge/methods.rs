@@ -131,7 +131,7 @@ pub const METHODS: &[Method] = &[
 ];
 
 /// Where a modern server declares tasks; a legacy one has them under `tasks`.
-const TASKS_CAPABILITY: &[&str] = &["extensions", TASKS_EXTENSION];
+pub const TASKS_CAPABILITY: &[&str] = &["extensions", TASKS_EXTENSION];
 
 /// The extension by which modern servers have tasks.
 pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";

@@ -20,6 +20,7 @@ pub mod endpoint;
 pub mod era;
 mod exchange;
 pub mod headers;
+mod input;
 mod introduction;
 mod level;
 pub mod listener;

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::auth::Identity;
+use super::input::Response;
 use super::introduction::Introduction;
 use super::level::Level;
 use super::refusal::Refusal;
@@ -50,7 +52,7 @@ struct State {
 }
 
 /// A question of the server that this session's client is to answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Asked {
     /// Which generation of the server asked.
     pub(super) generation: u64,
@@ -63,6 +65,24 @@ pub(super) struct Asked {
     pub(super) token: Option<String>,
     /// When it is answered in the client's place.
     pub(super) deadline: Instant,
+    /// Who hears the answer; the server, where nobody stands here.
+    pub(super) hears: Option<mpsc::UnboundedSender<(Bytes, Response)>>,
+}
+
+impl Asked {
+    /// A question that ferry asks, and whose time it watches itself.
+    pub(super) fn of_ferry(key: Bytes, method: &str, hears: mpsc::UnboundedSender<(Bytes, Response)>) -> Self {
+        Self {
+            // No process's, so that none takes it along when it ends.
+            generation: u64::MAX,
+            id: key,
+            exchange: None,
+            method: method.to_owned(),
+            token: None,
+            deadline: Instant::now(),
+            hears: Some(hears),
+        }
+    }
 }
 
 impl Session {

@@ -88,7 +88,7 @@ impl Default for Try {
 /// Which era to open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum EraChoice {
-    /// The one that the most clients reach: legacy where the server has it, else modern
+    /// Modern where the server has it, else legacy
     #[default]
     Auto,
     /// `initialize` and sessions
@@ -266,7 +266,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         stderr,
     };
     let era = match arguments.era {
-        EraChoice::Auto => Choice::PreferLegacy,
+        EraChoice::Auto => Choice::Probe,
         EraChoice::Legacy => Choice::Legacy,
         EraChoice::Modern => Choice::Modern,
     };

@@ -256,7 +256,7 @@ pub struct Mcp {
     /// The era of MCP to open it in. `auto` unless it is set.
     #[serde(default)]
     pub era: Era,
-    /// Which era to open where it has both, with `era = "auto"`. `legacy` unless it is set.
+    /// Which era to open where it has both, with `era = "auto"`. `modern` unless it is set.
     pub era_prefer: Option<EraPreference>,
     /// Which clients it serves. `both` unless it is set.
     #[serde(default)]

@@ -237,13 +237,13 @@ fn serve_of(serve: Serve) -> era::Serve {
     }
 }
 
-/// Legacy where a server has both: until the bridge translates between the eras, more clients reach it so.
+/// The modern one where a server has both: there whose a message is need not be guessed (`protocol.md` §10.2).
 fn choice_of(era: Era, prefer: Option<EraPreference>) -> Choice {
     match (era, prefer) {
         (Era::Legacy, _) => Choice::Legacy,
         (Era::Modern, _) => Choice::Modern,
-        (Era::Auto, Some(EraPreference::Modern)) => Choice::Probe,
-        (Era::Auto, Some(EraPreference::Legacy) | None) => Choice::PreferLegacy,
+        (Era::Auto, Some(EraPreference::Modern) | None) => Choice::Probe,
+        (Era::Auto, Some(EraPreference::Legacy)) => Choice::PreferLegacy,
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         assert!(!a.process.environment.inherit && b.process.environment.inherit);
         assert_eq!((a.endpoint.path.as_str(), b.endpoint.path.as_str()), ("/a", "/"));
         assert_eq!((a.endpoint.policy.serve, b.endpoint.policy.serve), (era::Serve::Legacy, era::Serve::Both));
-        assert_eq!((a.endpoint.sharing.era, b.endpoint.sharing.era), (Choice::Probe, Choice::PreferLegacy));
+        assert_eq!((a.endpoint.sharing.era, b.endpoint.sharing.era), (Choice::Probe, Choice::Probe));
         assert_eq!(a.endpoint.sharing.capabilities.as_deref(), Some(r#"{"roots":{}}"#));
         let sharing = &a.endpoint.sharing;
         assert_eq!((sharing.isolation, sharing.max_children), (Isolation::Session, 2));
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn eras_are_chosen_as_the_file_says() {
         for (era, prefer, choice) in [
-            (Era::Auto, None, Choice::PreferLegacy),
+            (Era::Auto, None, Choice::Probe),
             (Era::Auto, Some(EraPreference::Legacy), Choice::PreferLegacy),
             (Era::Auto, Some(EraPreference::Modern), Choice::Probe),
             (Era::Legacy, None, Choice::Legacy),

@@ -191,6 +191,21 @@ impl<X: Exchange> Connection<X> {
         end
     }
 
+    /// Begins to ask the server for something on ferry's own behalf. `told` hears the number of it before anything is
+    /// sent. Whoever begins it ends it, by [`Connection::cancel`].
+    pub async fn begin_call(
+        &self,
+        method: &str,
+        params: &str,
+        told: impl FnOnce(u64),
+    ) -> Option<(u64, oneshot::Receiver<End>)> {
+        let (sender, answer) = oneshot::channel();
+        let id = self.place(Owner::Ferry(sender))?;
+        told(id);
+        self.send(id, method, [Bytes::copy_from_slice(params.as_bytes())]).await.ok()?;
+        Some((id, answer))
+    }
+
     /// Tells the server something. A server that does not read loses notifications, not its place.
     pub fn notify(&self, method: &str, params: Option<&str>) {
         self.push(envelope::call(None, method, params));

@@ -15,6 +15,7 @@ legs() {
   leg LL 2025-11-25 legacy 'isolation = "session"'
   leg LL-shared 2025-11-25 legacy
   leg LL-interactive 2025-11-25 legacy 'shared_interactive = true'
+  leg LM 2025-11-25 modern
   leg MM 2026-07-28 modern
   leg ML 2026-07-28 legacy 'isolation = "user"\nupstream_capabilities = { sampling = {}, elicitation = {}, roots = {} }'
 }

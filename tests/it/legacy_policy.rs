@@ -4,6 +4,7 @@ use mcp_ferry::bridge::auth::Admission;
 use mcp_ferry::bridge::child::{Isolation, Sharing};
 use mcp_ferry::bridge::era::Policy;
 use mcp_ferry::config::limits::Limits;
+use mcp_ferry::mcp::probe::Choice;
 use serde_json::{Value, json};
 
 use crate::support::fake_child::{FakeChild, Rig};
@@ -16,7 +17,7 @@ fn request(id: u64, method: &str, params: impl Into<Value>) -> Value {
 
 async fn rig(isolation: Isolation) -> Rig {
     let policy = Policy { legacy_stateless: true, ..Policy::default() };
-    let sharing = Sharing { isolation, ..Sharing::default() };
+    let sharing = Sharing { isolation, era: Choice::PreferLegacy, ..Sharing::default() };
     Rig::with(Admission::loopback(), policy, sharing, Limits::default()).await
 }
 

@@ -7,6 +7,7 @@ mod common;
 mod architecture;
 mod bridge_faults;
 mod bridge_legacy;
+mod bridge_legacy_to_modern;
 mod bridge_modern;
 mod bridge_modern_to_legacy;
 mod bridge_resume;

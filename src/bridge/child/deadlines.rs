@@ -30,6 +30,7 @@ impl Child {
             let sessions = self.audience();
             if live.connection.in_flight() == 0
                 && self.dialogues.is_empty()
+                && self.driven().is_empty()
                 && !sessions.iter().any(|session| session.is_asked(live.generation))
             {
                 drop(sessions);
@@ -39,6 +40,9 @@ impl Child {
             tokio::time::sleep(tick).await;
             let now = Instant::now();
             self.dialogues.expire(now);
+            for exchange in self.driven().iter().filter(|exchange| exchange.is_abandoned(now, limits)) {
+                exchange.end(Finish::Ferry(Refusal::Cancelled));
+            }
             for session in sessions {
                 legacy_child::end_unanswered(live, &session, now);
             }

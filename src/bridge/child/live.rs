@@ -11,6 +11,7 @@ use super::super::exchange::Exchange;
 use super::super::methods;
 use super::super::relay::modern_child::ToolList;
 use super::super::relay::modern_to_modern::ToolHeaders;
+use super::OwnListen;
 use crate::mcp::connection::Connection;
 use crate::mcp::members::Members;
 use crate::mcp::probe::Opened;
@@ -75,6 +76,8 @@ pub(in crate::bridge) struct Live {
     /// Which tool arguments are mirrored in headers.
     pub(in crate::bridge) tool_headers: Mutex<ToolHeaders>,
     pub(in crate::bridge) tool_list: ToolList,
+    /// What the legacy sessions hear of a modern server.
+    pub(in crate::bridge) own_listen: OwnListen,
     gate: Mutex<Gate>,
     /// Whether it is yet to be told that its handshake is over.
     holds_initialized: AtomicBool,
@@ -105,6 +108,7 @@ impl Live {
             busy: Notify::new(),
             tool_headers: Mutex::default(),
             tool_list: ToolList::default(),
+            own_listen: OwnListen::default(),
             gate: Mutex::new(Gate::Nobody),
             initialized: Mutex::default(),
         }

@@ -9,6 +9,7 @@ mod deadlines;
 mod interests;
 mod listeners;
 mod live;
+mod upstream_listen;
 mod whose;
 
 use std::collections::{BTreeSet, HashMap};
@@ -46,6 +47,8 @@ use interests::{Subscription, tell_level};
 use listeners::Listeners;
 pub(super) use listeners::Listening;
 pub(super) use live::{Facts, Live};
+use upstream_listen::Wishes;
+pub(super) use upstream_listen::{Heard, OwnListen, without_subscription};
 pub(super) use whose::Whose;
 
 /// How a server is to be opened and shared.
@@ -71,7 +74,7 @@ pub struct Sharing {
 impl Default for Sharing {
     fn default() -> Self {
         Self {
-            era: Choice::PreferLegacy,
+            era: Choice::Probe,
             interactive: false,
             capabilities: None,
             isolation: Isolation::Shared,
@@ -149,6 +152,10 @@ pub struct Child {
     /// Calls of modern clients that wait for these clients.
     pub(super) dialogues: Dialogues,
     listeners: Mutex<Listeners>,
+    /// Calls of legacy clients whose server wants input; it has forgotten them meanwhile.
+    driven: Mutex<Vec<Arc<Exchange>>>,
+    /// What legacy sessions want to hear of a modern server.
+    wishes: Arc<Wishes>,
     /// Which session was shown which URL elicitation.
     shown: Mutex<Remembered<Weak<Session>>>,
 }
@@ -223,6 +230,8 @@ impl Child {
             lowering: AtomicBool::new(false),
             dialogues: Dialogues::default(),
             listeners: Mutex::default(),
+            driven: Mutex::default(),
+            wishes: Arc::default(),
         })
     }
 
@@ -265,11 +274,19 @@ impl Child {
     /// Notes that there will be no process any more.
     pub fn gone(&self) {
         self.phase.send_replace(Phase::Gone);
+        for exchange in self.driven() {
+            exchange.end(Finish::Ferry(Refusal::ShuttingDown { sent: true }));
+        }
     }
 
     /// Whether it can be asked now, and in which era its server is.
     pub fn era(&self) -> Option<Era> {
         self.current().map(|live| live.opened.era)
+    }
+
+    /// Whether the last process was of this era, and the next one is expected to be.
+    pub(super) fn is_known_as(&self, era: Era) -> bool {
+        self.memory().era == Some(era)
     }
 
     /// How the process that can be asked now was opened.
@@ -457,16 +474,19 @@ impl Child {
             tracing::warn!("the server can do less than before its restart; its sessions are ended");
             self.end_sessions("its server can do less now");
         }
-        if live.opened.era == Era::Modern {
-            // Those who have listened to one of the other era begin anew.
-            self.end_listeners();
-            return modern_child::learn_tools(live);
-        }
         // Whatever changed while nobody listened. Before the first start there are revived sessions only.
         if !rested {
             for session in self.audience() {
                 Self::hint_lists(&session, live);
             }
+        }
+        if live.opened.era == Era::Modern {
+            // Those who have listened to one of the other era begin anew.
+            self.end_listeners();
+            self.keep_listening(live);
+            return modern_child::learn_tools(live);
+        }
+        if !rested {
             self.tell_of_all_lists(live);
         }
         if !restarted {
@@ -493,6 +513,10 @@ impl Child {
         }
         if session.level().is_some() {
             self.lower_level_later();
+        }
+        self.wish_to_listen();
+        for exchange in self.driven().iter().filter(|exchange| exchange.is_of(session)) {
+            exchange.end(Finish::Ferry(Refusal::Cancelled));
         }
         let Some(live) = self.current() else { return };
         let mut own = Vec::new();
@@ -570,7 +594,7 @@ impl Child {
 
     /// Requests that wait for this server.
     pub fn in_flight(&self) -> usize {
-        let mut count = 0;
+        let mut count = self.driven().len();
         if let Some(live) = self.last() {
             live.connection.each(|_, exchange, cancelled| {
                 count += usize::from(!cancelled && exchange.asking.listen.is_none());
@@ -582,6 +606,25 @@ impl Child {
     /// The server's own words where it refused to be opened; once.
     pub(super) fn take_refusal(&self) -> Option<Bytes> {
         self.refused.lock().expect("nothing panics while it holds this").take()
+    }
+
+    /// A call's client is being asked for what its server wants.
+    pub(super) fn drives(&self, exchange: &Arc<Exchange>) {
+        self.driven.lock().expect("nothing panics while it holds this").push(Arc::clone(exchange));
+        if let Some(live) = self.last() {
+            live.busy.notify_one();
+        }
+    }
+
+    /// It is not, any more.
+    pub(super) fn has_driven(&self, exchange: &Exchange) {
+        let mut driven = self.driven.lock().expect("nothing panics while it holds this");
+        driven.retain(|other| !std::ptr::eq(Arc::as_ptr(other), exchange));
+    }
+
+    /// The calls whose clients are being asked for what their server wants.
+    pub(super) fn driven(&self) -> Vec<Arc<Exchange>> {
+        self.driven.lock().expect("nothing panics while it holds this").clone()
     }
 
     fn listeners(&self) -> MutexGuard<'_, Listeners> {

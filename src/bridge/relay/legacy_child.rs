@@ -9,6 +9,7 @@ use super::super::attribution::{Seen, Undeliverable, of_log, of_question, of_unk
 use super::super::child::{Child, Live, deliver, withdrawal};
 use super::super::endpoint::Endpoint;
 use super::super::exchange::Exchange;
+use super::super::input::Response;
 use super::super::level::Level;
 use super::super::methods::{self, meta};
 use super::super::reply::Keep;
@@ -89,6 +90,10 @@ pub(in crate::bridge) fn request(child: &Arc<Child>, live: &Arc<Live>, id: &str,
 
 /// Puts a question to the one client that it can be for.
 fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i32, &'static str)> {
+    if !child.may_ask() {
+        // It was told so in its handshake.
+        return Err((code::METHOD_NOT_FOUND, "the client has not declared that it can be asked"));
+    }
     let params = message.param_members().map_err(|_| (code::INVALID_PARAMS, "a member stands there twice"))?;
     let view = View::of(live);
     let named = match related_task(&params).filter(|task| child.knows_task(task)) {
@@ -134,6 +139,7 @@ fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i
         method: message.method().to_owned(),
         token: params.object("_meta").and_then(|meta| meta.text(meta::PROGRESS_TOKEN).map(str::to_owned)),
         deadline: Instant::now() + child.limits.s2c_timeout,
+        hears: None,
     };
     let number = session
         .ask(asked, child.limits.max_questions)
@@ -231,6 +237,15 @@ fn related_task(params: &Members<'_>) -> Option<String> {
 /// A client's answer to a question of the server.
 pub(in crate::bridge) fn answered(endpoint: &Endpoint, session: &Session, message: &Message) {
     let asked = message.own_id().and_then(|number| session.answered(number));
+    if let Some(Asked { hears: Some(hears), id, .. }) = asked {
+        let response = match (message.result_text(), message.error()) {
+            (Some(result), _) => Response::Result(result.to_owned()),
+            (None, error) => Response::Error(String::from_utf8_lossy(&error.unwrap_or_default()).into_owned()),
+        };
+        // Whoever asked may be gone.
+        let _ = hears.send((id, response));
+        return;
+    }
     let live = endpoint.children.existing(session).and_then(|child| child.current());
     let (Some(asked), Some(live)) = (asked, live) else {
         return tracing::debug!("an answer to no question was dropped");
@@ -264,7 +279,7 @@ pub(in crate::bridge) fn withdraw(session: &Session, exchange: u64) {
 }
 
 /// Takes a question back from its client.
-fn take_back(session: &Session, number: u64, reason: &str) {
+pub(in crate::bridge) fn take_back(session: &Session, number: u64, reason: &str) {
     if !session.standalone.withdraw(number) {
         session.standalone.push(Class::Other, withdrawal(number, reason));
     }

@@ -23,7 +23,7 @@ use super::super::session_id::Abilities;
 use super::super::sessions::Session;
 use super::super::standalone::{self, Standalone};
 use super::super::stream::{Body, Event, OK, Source, bare, event_stream, json};
-use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
+use super::{Call, edited, legacy_child, legacy_to_modern, modern_to_modern, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
 use crate::mcp::members::{Members, elements, quote, rewrite};
 use crate::mcp::version::{Era, LATEST_LEGACY, LEGACY};
@@ -70,8 +70,7 @@ pub(in crate::bridge) async fn open_session(
             None => return Err(refusal),
         },
     };
-    of_era(&live, Era::Legacy).map_err(|_| Refusal::LegacyNotServed { requested: Some(asked.clone().into_owned()) })?;
-    let version = if opening.child.is_one_sessions() {
+    let version = if opening.child.is_one_sessions() && live.opened.era == Era::Legacy {
         // Client and server have settled it between themselves.
         LEGACY.iter().find(|known| **known == live.opened.version).copied().unwrap_or(LATEST_LEGACY)
     } else {
@@ -83,10 +82,11 @@ pub(in crate::bridge) async fn open_session(
     let client = (client("name"), client("version"));
     let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
     let session = call.endpoint.sessions.open(call.identity, version, abilities, client, own_stream)?;
-    if opening.child.is_private() {
+    if opening.child.is_private() || live.opened.era == Era::Modern {
         session.introduce(introduction(call.endpoint.isolation()));
     }
     let child = opening.adopted_by(&session);
+    child.wish_to_listen();
     call.endpoint.forget_evicted();
     tracing::info!(client = session.client, version, "a session was opened");
     Ok(Opened::Session(session, welcome(&live, version, &child, message)))
@@ -145,8 +145,11 @@ impl Drop for Opening<'_> {
 /// The answer to `initialize`: of a server of the session's own, its own; of one that is shared, with what is not
 /// everybody's taken out.
 pub(super) fn welcome(live: &Live, version: &str, child: &Child, message: &Message) -> Json {
-    let result =
-        if child.is_one_sessions() { live.opened.result.clone() } else { edited_welcome(live, version, child) };
+    let result = match live.opened.era {
+        Era::Modern => legacy_to_modern::welcome(live, version, child.name()),
+        Era::Legacy if child.is_one_sessions() => live.opened.result.clone(),
+        Era::Legacy => edited_welcome(live, version, child),
+    };
     envelope(&message.id().unwrap_or_default(), "result", result)
 }
 
@@ -311,8 +314,11 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     if found.revived {
         call.endpoint.forget_evicted();
         tracing::info!(client = session.client, "a session was revived");
-        if let Some(live) = call.endpoint.children.existing(&session).and_then(|child| child.current()) {
-            Child::hint_lists(&session, &live);
+        if let Some(child) = call.endpoint.children.existing(&session) {
+            child.wish_to_listen();
+            if let Some(live) = child.current() {
+                Child::hint_lists(&session, &live);
+            }
         }
     }
     if let Some(version) = named.version
@@ -348,6 +354,9 @@ pub(in crate::bridge) fn notification(
         // A server of one session's own has one client, and an identity's own one person: the others could not tell
         // whose roots changed, or who says what ferry does not know.
         methods::ROOTS_CHANGED if !child.is_one_sessions() => {}
+        other if child.current().is_some_and(|live| live.opened.era == Era::Modern) => {
+            modern_to_modern::pass_on(call, &child, other, message);
+        }
         other if child.is_private() && methods::is_notification(other) => {
             if let Some(live) = child.current().filter(|live| live.opened.era == Era::Legacy) {
                 live.initialized();
@@ -368,6 +377,12 @@ fn cancel(child: &Child, session: &Arc<Session>, id: &str, reason: Option<&str>)
             newest = Some((number, Arc::clone(exchange)));
         }
     });
+    let driven = child.driven();
+    let mut driven = driven.iter().rev();
+    let driven = driven.find(|exchange| exchange.is_of(session) && exchange.asking.id == id.as_bytes());
+    if let (None, Some(exchange)) = (&newest, driven) {
+        return exchange.cancel(reason.unwrap_or("cancelled by the client"), Refusal::Cancelled);
+    }
     if let Some((number, exchange)) = newest {
         exchange.cancel(reason.unwrap_or("cancelled by the client"), Refusal::Cancelled);
         legacy_child::withdraw(session, number);
@@ -465,6 +480,7 @@ impl Source for Together {
     }
 }
 
+/// A request of a session, by the era of its server.
 pub(in crate::bridge) async fn request(
     call: &Call<'_>,
     session: &Arc<Session>,
@@ -472,22 +488,66 @@ pub(in crate::bridge) async fn request(
     params: &era::Params<'_>,
 ) -> Result<Begun, Refusal> {
     let _busy = session.busy();
+    let child = call.endpoint.child_of(session);
+    if let Some(answer) = at_once(&child, session, message, params)? {
+        return Ok(answer);
+    }
+    let live = child.live().await?;
+    match live.opened.era {
+        Era::Modern => legacy_to_modern::request(call, session, &child, live, message, params).await,
+        Era::Legacy => to_legacy(call, session, &child, live, message, params).await,
+    }
+}
+
+/// The answer that needs no server, whatever its era.
+fn at_once(
+    child: &Arc<Child>,
+    session: &Arc<Session>,
+    message: &Message,
+    params: &era::Params<'_>,
+) -> Result<Option<Begun>, Refusal> {
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
-    let child = &call.endpoint.child_of(session);
+    let method = message.method();
+    match method {
+        // A legacy server of the session's own says itself whether it is alive.
+        methods::PING if !child.is_one_sessions() || child.is_known_as(Era::Modern) => Ok(Some(empty(&id))),
+        methods::RESOURCES_UNSUBSCRIBE => {
+            let invalid = "`params.uri` must be a string".into();
+            let uri = params.members.string("uri").ok_or(Refusal::InvalidParams { era: Era::Legacy, why: invalid })?;
+            if session.unsubscribe(&uri) {
+                child.unsubscribe(&Subscriber::of(session), &uri);
+                child.wish_to_listen();
+            }
+            Ok(Some(empty(&id)))
+        }
+        methods::DISCOVER | methods::LISTEN => {
+            Err(Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() })
+        }
+        _ if methods::is_notification(method) => {
+            Err(Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() })
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn to_legacy(
+    call: &Call<'_>,
+    session: &Arc<Session>,
+    child: &Arc<Child>,
+    live: Arc<Live>,
+    message: &Message,
+    params: &era::Params<'_>,
+) -> Result<Begun, Refusal> {
+    let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
     let own = child.is_one_sessions();
     let method = message.method();
     let missing = || Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() };
     let invalid = |why: &'static str| Refusal::InvalidParams { era: Era::Legacy, why: why.into() };
     match method {
-        methods::PING if !own => return Ok(empty(&id)),
-        methods::DISCOVER | methods::LISTEN => return Err(missing()),
         methods::TASKS_LIST if !child.is_private() => return Err(missing()),
-        _ if methods::is_notification(method) => return Err(missing()),
         methods::SET_LEVEL => {
             let level = params.members.string("level").and_then(|name| Level::parse(&name));
             let level = level.ok_or(invalid("`params.level` must be a log level"))?;
-            let live = child.live().await?;
-            of_era(&live, Era::Legacy)?;
             if !live.facts.declares(&["logging"]) {
                 return Err(missing());
             }
@@ -500,8 +560,6 @@ pub(in crate::bridge) async fn request(
         }
         methods::RESOURCES_SUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
-            let live = child.live().await?;
-            of_era(&live, Era::Legacy)?;
             let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
             let new = new.ok_or(invalid("too many subscriptions in this session"))?;
             return Ok(match child.subscribe(&live, Subscriber::of(session), &session.identity, &uri).await {
@@ -514,13 +572,6 @@ pub(in crate::bridge) async fn request(
                 }
             });
         }
-        methods::RESOURCES_UNSUBSCRIBE => {
-            let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
-            if session.unsubscribe(&uri) {
-                child.unsubscribe(&Subscriber::of(session), &uri);
-            }
-            return Ok(empty(&id));
-        }
         methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL if !child.is_private() => {
             let task = params.members.string("taskId").ok_or(invalid("`params.taskId` must be a string"))?;
             if !child.owns_task(session, &task) {
@@ -529,8 +580,6 @@ pub(in crate::bridge) async fn request(
         }
         _ => {}
     }
-    let live = child.live().await?;
-    of_era(&live, Era::Legacy)?;
     let limits = &call.endpoint.limits;
     let permit = call
         .endpoint
@@ -552,6 +601,7 @@ pub(in crate::bridge) async fn request(
         unhurried: method == methods::TASKS_RESULT,
         expects_task: params.members.has("task"),
         listen: None,
+        input: None,
         sealing: None,
         server: Arc::clone(&live.facts),
         translate,

@@ -13,7 +13,6 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::accept::Accepted;
 use super::auth::Identity;
-use super::child::Live;
 use super::endpoint::Endpoint;
 use super::era::Params;
 use super::exchange::{Exchange, Terms};
@@ -28,6 +27,7 @@ use crate::mcp::version::Era;
 
 pub(super) mod legacy_child;
 pub(super) mod legacy_to_legacy;
+pub(super) mod legacy_to_modern;
 pub(super) mod modern_child;
 pub(super) mod modern_to_legacy;
 pub(super) mod modern_to_modern;
@@ -87,23 +87,6 @@ pub(super) async fn modern_request(call: &Call<'_>, message: &Message, params: &
 /// Words of ferry's own in answer to a message.
 pub(super) fn refused(refusal: &Refusal, message: &Message) -> Response<Body> {
     refusal.response_to(message).map(|body| Body::whole([body]))
-}
-
-/// The server of `live`, if it is of this era.
-///
-/// A modern client is told to fall back to `initialize`, a legacy one which versions there are.
-fn of_era(live: &Live, wanted: Era) -> Result<(), Refusal> {
-    match (live.opened.era, wanted) {
-        (Era::Legacy, Era::Modern) => {
-            tracing::info!("a client of the modern era was told to open a session: the server is of the legacy one");
-            Err(Refusal::ModernNotServed)
-        }
-        (Era::Modern, Era::Legacy) => {
-            tracing::warn!("a client of the legacy era was refused: the server is of the modern one");
-            Err(Refusal::LegacyNotServed { requested: None })
-        }
-        (Era::Legacy, Era::Legacy) | (Era::Modern, Era::Modern) => Ok(()),
-    }
 }
 
 /// What is to stand at a place of a message instead of what its client wrote there.

@@ -67,6 +67,7 @@ pub(super) async fn request(
         unhurried: listens,
         expects_task: false,
         listen: listens.then(|| message.params()).flatten().map(|params| Bytes::copy_from_slice(&params)),
+        input: None,
         sealing: None,
         server: Arc::clone(&live.facts),
         translate,

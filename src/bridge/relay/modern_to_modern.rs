@@ -63,6 +63,7 @@ pub(super) async fn request(
         unhurried: listens,
         expects_task: false,
         listen: listens.then(|| message.params()).flatten().map(|params| Bytes::copy_from_slice(&params)),
+        input: None,
         sealing,
         server: Arc::clone(&live.facts),
         translate,
@@ -111,10 +112,17 @@ pub(in crate::bridge) fn notification(call: &Call<'_>, message: &Message) {
     if !methods::is_extension_notification(message.method()) {
         return;
     }
-    let child = call.endpoint.children.existing_of_identity(call.identity);
-    if let Some(live) = child.and_then(|child| child.current()).filter(|live| live.opened.era == Era::Modern) {
+    if let Some(child) = call.endpoint.children.existing_of_identity(call.identity) {
+        pass_on(call, &child, message.method(), message);
+    }
+}
+
+/// Passes a notification on that is none of the protocol's own.
+pub(super) fn pass_on(call: &Call<'_>, child: &Child, method: &str, message: &Message) {
+    let live = child.current().filter(|live| live.opened.era == Era::Modern);
+    if let Some(live) = live.filter(|_| methods::is_extension_notification(method)) {
         live.admit(call.identity);
-        live.connection.push(notification_text(None, message.method(), message.params_text()));
+        live.connection.push(notification_text(None, method, message.params_text()));
     }
 }
 

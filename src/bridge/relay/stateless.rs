@@ -11,7 +11,7 @@ use super::super::introduction::Introduction;
 use super::super::methods;
 use super::super::refusal::Refusal;
 use super::super::stream::{Body, bare};
-use super::{Call, legacy_to_legacy, of_era, refused};
+use super::{Call, legacy_to_legacy, refused};
 use crate::mcp::envelope::{Kind, Message};
 use crate::mcp::version::{Era, LEGACY};
 
@@ -24,7 +24,6 @@ pub(in crate::bridge) async fn initialize(call: &Call<'_>, message: &Message) ->
         let asked = legacy_to_legacy::asked_version(message)?;
         let child = call.endpoint.children.of_identity(call.identity, || Introduction::of_person(message));
         let live = child.live().await?;
-        of_era(&live, Era::Legacy).map_err(|_| Refusal::LegacyNotServed { requested: Some(asked.to_string()) })?;
         Ok(call.now(legacy_to_legacy::welcome(&live, legacy_to_legacy::negotiated(&asked), &child, message)))
     };
     outcome.await.unwrap_or_else(|refusal| refused(&refusal, message))
