@@ -14,7 +14,7 @@
 //! | floor | room | what it is |
 //! |---|---|---|
 //! | 5 | [`cli`] | what people type: a file per command |
-//! | 4 | [`daemon`] | what `ferry try` starts; the one room that introduces the others to each other |
+//! | 4 | [`daemon`] | what `ferry try` and `ferry run` start; the one room that introduces the others to each other |
 //! | 3 | [`bridge`] | HTTP in, MCP out |
 //! | 3 | [`demo`] | the MCP server that ferry carries along: a room of its own, since it is a whole program to itself |
 //! | 2 | [`supervisor`] | keeps processes alive, and ends them |

@@ -15,6 +15,7 @@ use super::sse::OlderDoors;
 use super::upstream::Upstreams;
 use crate::config::limits::Limits;
 use crate::mcp::version::Era;
+use crate::telemetry::metrics::Meter;
 
 /// What the configuration says of one endpoint.
 #[derive(Debug, Clone)]
@@ -86,10 +87,15 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint whose server is yet to be connected.
     pub fn new(settings: Settings, keys: &Keys, limits: &Arc<Limits>) -> Arc<Self> {
+        Self::counted_by(Arc::default(), settings, keys, limits)
+    }
+
+    /// The same, where another one has counted before.
+    pub fn counted_by(meter: Arc<Meter>, settings: Settings, keys: &Keys, limits: &Arc<Limits>) -> Arc<Self> {
         let revives = settings.sharing.on_exit == OnExit::Rehandshake;
         let ids = Arc::clone(&keys.sessions);
         let sessions = Arc::new(Sessions::new(&settings.name, ids, Arc::clone(limits), revives));
-        let children = Children::new(&settings.name, settings.sharing, &sessions, limits);
+        let children = Children::new(&settings.name, settings.sharing, &sessions, limits, meter);
         Arc::new(Self {
             name: settings.name,
             states: Arc::clone(&keys.states),
@@ -175,6 +181,11 @@ impl Endpoint {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What is counted of it.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.children.meter
     }
 
     /// The path it is served at.

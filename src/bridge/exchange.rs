@@ -366,8 +366,14 @@ impl Exchange {
         if let Some(later) = self.answering() {
             return later.end(finish);
         }
+        let outcome = outcome(&finish);
         if !self.reply.finish(finish) {
             return;
+        }
+        if let Some(child) = self.child.upgrade() {
+            // A listen stream lasts as long as its client likes.
+            let took = self.asking.listen.is_none().then(|| self.clock().started.elapsed());
+            child.meter.answered(&self.asking.method, outcome, took);
         }
         if let (Some(input), Some(child)) = (&self.asking.input, self.child.upgrade()) {
             child.has_driven(self);
@@ -485,6 +491,19 @@ impl InFlight for Exchange {
                 }
             }
         }
+    }
+}
+
+/// One word for how a request ended.
+fn outcome(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::Upstream(End::Answered(message)) if message.error().is_some() => "error",
+        Finish::Upstream(End::Answered(_)) | Finish::Ready(_) => "ok",
+        Finish::Upstream(End::Malformed) => "upstream_protocol",
+        Finish::Upstream(End::TooLarge(_)) => "response_too_large",
+        Finish::Upstream(End::Closed) => "upstream_exited",
+        Finish::Upstream(End::NotSent) => "upstream_unavailable",
+        Finish::Ferry(refusal) => refusal.reason().unwrap_or("other"),
     }
 }
 

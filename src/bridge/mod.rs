@@ -16,6 +16,7 @@ mod attribution;
 pub mod auth;
 pub mod child;
 mod children;
+mod counted;
 mod dialogue;
 pub mod endpoint;
 pub mod era;

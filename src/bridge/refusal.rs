@@ -265,6 +265,11 @@ impl Refusal {
     }
 
     /// `data` of the error, as JSON.
+    /// Which of ferry's own conditions it is, in one word.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.row().2.map(|(reason, _)| reason)
+    }
+
     fn data(&self) -> Option<String> {
         let supported = || serde_json::json!(MODERN);
         match self {

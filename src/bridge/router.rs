@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::accept::{self, Accepted};
 use super::auth::{Admission, Identity};
+use super::counted::Counted;
 use super::endpoint::Endpoint;
 use super::era::{self, Params, Route};
 use super::origin::{self, Guard};
@@ -124,10 +125,13 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
         Ok((_, Some(origin))) if origin::is_preflight(request.method(), request.headers()) => {
             (origin::preflight(&origin, request.headers()).map(|body| Body::whole([body])), Some(origin))
         }
-        Ok((endpoint, origin)) => {
-            let (endpoint, entrance) = endpoint;
+        Ok(((endpoint, entrance), origin)) => {
             let response = admitted(&door, &endpoint, entrance, request).await;
-            (response.unwrap_or_else(|refusal| whole(&refusal)), origin)
+            let mut response = response.unwrap_or_else(|refusal| whole(&refusal));
+            origin::put_cors(origin.as_ref(), response.headers_mut());
+            let meter = Arc::clone(endpoint.meter());
+            meter.responded(response.status().as_u16());
+            return response.map(|body| AxumBody::new(Counted { body, meter }));
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
@@ -157,6 +161,7 @@ async fn admitted(
         Method::POST if entrance == Entrance::OlderMessages => {
             accept::require_json(headers)?;
             let (body, _room) = read(&door.endpoints, headers, body).await?;
+            endpoint.meter().received(body.len());
             Ok(sse::post(endpoint, &identity, head.uri.query(), body).await)
         }
         _ if entrance == Entrance::OlderStream => Err(Refusal::MethodNotServed { allow: "GET" }),
@@ -164,6 +169,7 @@ async fn admitted(
         Method::POST => {
             accept::require_json(headers)?;
             let (body, _room) = read(&door.endpoints, headers, body).await?;
+            endpoint.meter().received(body.len());
             Ok(post(endpoint, &identity, headers, body).await)
         }
         Method::GET => {

@@ -27,7 +27,7 @@ fn reload() -> Result<Reloaded, ControlError> {
 pub(super) fn report(done: &Reloaded) -> String {
     let mut text = String::new();
     for arrival in &done.started {
-        let _ = writeln!(text, "  started    {}, {}", arrival.name, outcome(arrival));
+        let _ = writeln!(text, "  started    {} at {}, {}", arrival.name, arrival.url, outcome(arrival));
     }
     for arrival in &done.restarted {
         let _ = writeln!(text, "  restarted  {}, for {}: {}", arrival.name, arrival.keys.join(", "), outcome(arrival));
@@ -38,7 +38,7 @@ pub(super) fn report(done: &Reloaded) -> String {
     if !done.live.is_empty() {
         let _ = writeln!(text, "  at once    {}", done.live.join(", "));
     }
-    if text.is_empty() {
+    if text.is_empty() && done.waiting.is_empty() {
         text.push_str("  nothing that matters here has changed\n");
     } else if !done.unchanged.is_empty() {
         let _ = writeln!(text, "  untouched  {}", done.unchanged.join(", "));
@@ -65,7 +65,7 @@ mod tests {
     fn arrival(name: &str, keys: &[&str], error: Option<&str>) -> Arrival {
         Arrival {
             name: name.to_owned(),
-            path: format!("/{name}"),
+            url: format!("http://127.0.0.1:8765/{name}"),
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             state: if error.is_some() { "failed" } else { "ready" }.to_owned(),
             healthy: error.is_none(),

@@ -18,7 +18,7 @@ use crate::config::schema;
 use crate::config::values::LogFilter;
 use crate::daemon::assemble::{Beginning, Local, Service};
 use crate::daemon::configured::{self, NoToken, UnusableEntry, reachable};
-use crate::daemon::control::{self, SocketError};
+use crate::daemon::control::{self, Socket, SocketError};
 use crate::daemon::reload::Source;
 use crate::daemon::{self, key};
 use crate::error::{Advise, Exit};
@@ -173,17 +173,17 @@ fn begin(
 ) -> Result<Service, RunError> {
     let log_dir = paths::log_dir(supervisor.state_dir());
     paths::make_private_dir(&log_dir)?;
+    // Before any server is started: without it nobody could ask how they are.
+    let socket = Socket::bind(socket)?;
     let beginning = Beginning {
         servers: configured::servers(config, |name| logs.file(log_dir.join(format!("{name}.log")))),
         broken: configured::broken(config),
         local: local.map(|(tcp, guard, admission)| Local { tcp, guard, admission }),
         keys: Keys::new(&key::load_or_make(supervisor.state_dir())?),
         limits: Arc::new(config.bridge.limits.clone()),
-        source: Some(Source { config: Arc::clone(config), logs: logs.clone(), log_dir }),
+        source: Some(Source { config: Arc::clone(config), logs: logs.clone(), log_dir, socket }),
     };
-    let mut service = Service::begin(supervisor, beginning);
-    service.listen_for_commands(socket)?;
-    Ok(service)
+    Ok(Service::begin(supervisor, beginning))
 }
 
 /// What is served where, and what is not.

@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_screen_where_all_is_well() {
-        let process = |pid: i32| json!({ "pid": pid, "state": "ready", "since": 3, "memory": 48 << 20 });
+        let process = |pid: i32| json!({ "pid": pid, "state": "ready", "since": 3, "in_flight": 0, "restarts": 0, "memory": 48 << 20 });
         let client = |name: &str, identity: &str, sessions: usize| json!({ "client": name, "identity": identity, "sessions": sessions, "streams": 0 });
         let servers = [
             server(

@@ -1,7 +1,6 @@
 //! What a changed file asks of a ferry that runs: every key's class, and the difference between two files.
 //!
-//! [`plan`] is pure; `daemon` does what it says. A key is compared by what it means, not by how it is written: whoever
-//! writes down a default changes nothing.
+//! [`plan`] is pure; `daemon` does what it says. Keys are compared by their values, not by how these are written.
 
 use super::limits::Limits;
 use super::load::{Config, Server};
@@ -51,14 +50,14 @@ impl Table {
 
     const LIMITS: &[Key<Limits>] = keys!(Limits {
         Live: drain;
-        Server: commit_after, detached_ttl, keep_alive, listen_ack, liveness_timeout, log_level_linger, max_elicitations,
-            max_input_bytes, max_rounds, max_suspended, max_suspended_per_identity, round_gather, round_ttl, subscribe_wait,
-            max_ended_sessions, max_inflight, max_inflight_per_identity, max_listens, max_listens_per_identity,
-            max_message_bytes, max_outbound, max_questions, max_queue_bytes, max_queue_lines, max_queued, max_sessions,
-            max_sessions_per_identity, max_streams_per_session, max_subscriptions, max_tasks, probe_timeout, queue_wait,
+        Server: commit_after, detached_ttl, keep_alive, listen_ack, liveness_timeout, log_level_linger,
+            max_elicitations, max_ended_sessions, max_inflight, max_inflight_per_identity, max_input_bytes,
+            max_listens, max_listens_per_identity, max_message_bytes, max_outbound, max_questions, max_queue_bytes,
+            max_queue_lines, max_queued, max_rounds, max_sessions, max_sessions_per_identity, max_streams_per_session,
+            max_subscriptions, max_suspended, max_suspended_per_identity, max_tasks, probe_timeout, queue_wait,
             relisten, replay_bytes, replay_bytes_in_all, replay_events, replay_kept, replay_session_bytes,
-            replay_streams, request_timeout, request_timeout_in_all, s2c_stream_wait, s2c_timeout, session_idle,
-            start_timeout, start_wait, task_memory;
+            replay_streams, request_timeout, request_timeout_in_all, round_gather, round_ttl, s2c_stream_wait,
+            s2c_timeout, session_idle, start_timeout, start_wait, subscribe_wait, task_memory;
         // Of the listener.
         Process: connection_idle, header_timeout, max_body_bytes, max_body_bytes_in_all, max_connections,
             max_header_bytes;
@@ -89,9 +88,9 @@ impl Table {
         // The first starts or stops it, the second counts while it is not running.
         Live: enabled, eager;
         // The first makes another server of it.
-        Server: name, args, command, cwd, env, env_file, era, era_prefer, forward_signals, inherit_env, isolation, path,
-            request_timeout, serve, shared_interactive, upstream_capabilities, max_children, idle_stop, on_exit, sse,
-            legacy_stateless, limits;
+        Server: name, args, command, cwd, env, env_file, era, era_prefer, forward_signals, idle_stop, inherit_env,
+            isolation, legacy_stateless, max_children, on_exit, path, request_timeout, serve, shared_interactive, sse,
+            upstream_capabilities;
     });
 }
 
@@ -143,8 +142,9 @@ pub fn plan(start: &Config, now: &Config, new: &Config) -> Plan {
             plan.added.push(name);
             continue;
         };
-        let own = differing("", Table::MCPS, &old.mcp, &server.mcp);
+        let mut own = differing("", Table::MCPS, &old.mcp, &server.mcp);
         plan.live.extend(of(&own, Class::Live).into_iter().map(|key| format!("{name}: {key}")));
+        own.extend(limits_of_server(now, old, new, server));
         let keys: Vec<String> = of(&own, Class::Server).into_iter().chain(of_all.iter().cloned()).collect();
         if keys.is_empty() {
             plan.unchanged.push(name);
@@ -157,6 +157,18 @@ pub fn plan(start: &Config, now: &Config, new: &Config) -> Plan {
     plan
 }
 
+/// The bounds of one server that are different: its own, on top of those of all.
+fn limits_of_server(now: &Config, old: &Server, new: &Config, server: &Server) -> Vec<(String, Class)> {
+    let are_own = old.mcp.limits.is_some() || server.mcp.limits.is_some();
+    let before = old.mcp.limits.as_ref().unwrap_or(&now.bridge.limits);
+    let after = server.mcp.limits.as_ref().unwrap_or(&new.bridge.limits);
+    let prefix = if are_own { "limits." } else { "bridge.limits." };
+    let mut keys = differing(prefix, Table::LIMITS, before, after);
+    // The others are of ferry as a whole.
+    keys.retain(|(_, class)| *class == Class::Server);
+    keys
+}
+
 fn enabled(config: &Config) -> impl Iterator<Item = &Server> {
     config.servers.iter().filter(|server| server.mcp.enabled)
 }
@@ -165,7 +177,9 @@ fn enabled(config: &Config) -> impl Iterator<Item = &Server> {
 fn changed_keys(a: &Config, b: &Config) -> Vec<(String, Class)> {
     let cloudflare = |config: &Config| config.cloudflare.clone().unwrap_or_default();
     let mut keys = differing("bridge.", Table::BRIDGE, &a.bridge, &b.bridge);
-    keys.extend(differing("bridge.limits.", Table::LIMITS, &a.bridge.limits, &b.bridge.limits));
+    // Those of servers each server has for itself.
+    let limits = differing("bridge.limits.", Table::LIMITS, &a.bridge.limits, &b.bridge.limits);
+    keys.extend(limits.into_iter().filter(|(_, class)| *class != Class::Server));
     keys.extend(differing("cloudflare.", Table::CLOUDFLARE, &cloudflare(a), &cloudflare(b)));
     keys.extend(differing("access.", Table::ACCESS, &a.access, &b.access));
     keys.extend(differing("tunnel.", Table::TUNNEL, &a.tunnel, &b.tunnel));
@@ -202,6 +216,14 @@ mod tests {
         keys.iter().map(|key| format!("{prefix}{}", key.name)).collect()
     }
 
+    /// Whether a text names just the keys of this class.
+    fn named<T>(keys: &[Key<T>], class: Class, text: &str) {
+        for key in keys {
+            let is_named = text.contains(&format!("`{}`", key.name)) || text.contains(&format!(".{}`", key.name));
+            assert_eq!(is_named, key.class == class, "{} in {text}", key.name);
+        }
+    }
+
     /// The keys of the schema below `schema`, with dots.
     fn keys_of(all: &Value, schema: &Value, prefix: &str, found: &mut BTreeSet<String>) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -219,9 +241,6 @@ mod tests {
         let schema = json_schema();
         let mut expected = BTreeSet::new();
         keys_of(&schema, &schema, "", &mut expected);
-        // A server's own bounds are one key: whichever changes, that server is restarted.
-        expected.retain(|key| !key.starts_with("mcps.limits."));
-        expected.insert("mcps.limits".to_owned());
         assert!(expected.contains("bridge.limits.drain") && expected.contains("mcps.command"), "{expected:?}");
         let listed = [
             names("bridge.", Table::BRIDGE),
@@ -231,11 +250,26 @@ mod tests {
             names("tunnel.", Table::TUNNEL),
             names("logging.", Table::LOGGING),
             names("mcps.", Table::MCPS),
+            names("mcps.limits.", Table::LIMITS),
         ]
         .concat();
         let found: BTreeSet<String> = listed.iter().cloned().collect();
         assert_eq!(found.len(), listed.len(), "a key stands there twice");
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_readme_names_what_waits_and_what_counts_at_once() {
+        let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let (_, rest) = readme.split_once("These keys wait until").unwrap();
+        let (waiting, rest) = rest.split_once("`[logging]`. ").unwrap();
+        let (live, _) = rest.split_once("at once").unwrap();
+        named(Table::BRIDGE, Class::Process, waiting);
+        named(Table::LIMITS, Class::Process, waiting);
+        named(Table::LOGGING, Class::Process, waiting);
+        named(Table::BRIDGE, Class::Live, live);
+        named(Table::LIMITS, Class::Live, live);
+        assert!(Table::ACCESS.iter().all(|key| key.class == Class::Process) && waiting.contains("`[access]`"));
     }
 
     #[test]
@@ -294,6 +328,7 @@ mod tests {
             ("[bridge]\nenv_files = ['x']", "", "", "", "bridge.env_files"),
             ("[bridge.limits]\nmax_body_bytes = 9\n", "", "", "bridge.limits.max_body_bytes", ""),
             ("[bridge.limits]\nrequest_timeout = 9\n", "", "", "", "bridge.limits.request_timeout"),
+            ("[bridge.limits]\ndrain = 9\n", "bridge.limits.drain", "", "", ""),
             ("[cloudflare]\n", "", "", "", ""),
             ("[cloudflare]\nemails = ['x']", "cloudflare.emails", "", "", ""),
             ("[cloudflare]\ntunnel_name = 'x'", "", "cloudflare.tunnel_name", "", ""),
@@ -306,6 +341,31 @@ mod tests {
             let keys: Vec<&str> = found.changed.iter().flat_map(|changed| &changed.keys).map(String::as_str).collect();
             let joined = [found.live.join(" "), found.cloudflared.join(" "), found.waiting.join(" ")];
             assert_eq!((joined.each_ref().map(String::as_str), keys), ([live, cloudflared, waiting], server), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bound_counts_where_a_server_has_it() {
+        let with =
+            |all: u32, own: &str| config(&format!("[bridge.limits]\nmax_inflight = {all}\n{}", server("a", own)));
+        for (before, after, keys) in [
+            (with(5, ""), with(6, ""), vec!["bridge.limits.max_inflight"]),
+            (with(5, "limits = { max_inflight = 1 }"), with(6, "limits = { max_inflight = 1 }"), vec![]),
+            (
+                with(5, "limits = { max_inflight = 1 }"),
+                with(5, "limits = { max_inflight = 2 }"),
+                vec!["limits.max_inflight"],
+            ),
+            (with(5, ""), with(5, "limits = { max_inflight = 5 }"), vec![]),
+            (
+                with(5, "limits = { keep_alive = 1 }"),
+                with(6, "limits = { keep_alive = 1 }"),
+                vec!["limits.max_inflight"],
+            ),
+        ] {
+            let plan = plan(&before, &before, &after);
+            let found: Vec<&str> = plan.changed.iter().flat_map(|changed| &changed.keys).map(String::as_str).collect();
+            assert_eq!(found, keys);
         }
     }
 

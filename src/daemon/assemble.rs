@@ -1,22 +1,17 @@
 //! Processes on one side, the bridge on the other: each is handed only what it needs of the other.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::Serving;
-use super::configured::reachable;
-use super::control::{Commands, Control, SocketError};
-use super::health::Health;
+use super::control::{Commands, Control};
+use super::health::Seen;
 use super::reload::{Reloader, Source};
 pub use super::servers::Broken;
 use super::servers::{GLANCE, Servers};
-use super::status::Fixed;
 use super::variables::Variables;
 use crate::bridge::auth::Admission;
 use crate::bridge::endpoint::{Keys, Settings};
@@ -75,8 +70,7 @@ pub struct Service {
     stop: watch::Sender<bool>,
     listening: watch::Receiver<bool>,
     reloader: Option<Arc<Reloader>>,
-    local: Option<SocketAddr>,
-    control: Option<Control>,
+    _control: Option<Control>,
 }
 
 impl Service {
@@ -89,34 +83,26 @@ impl Service {
         debug_assert!(started.is_ok(), "nobody has closed it yet");
         let (stop, stopped) = watch::channel(false);
         let (listening, is_listening) = watch::channel(local.is_some());
-        let address = local.as_ref().map(|local| local.tcp.address());
-        let guard = local.as_ref().map(|local| (local.guard.clone(), local.tcp.address().ip()));
-        let reloader = source.map(|source| Arc::new(Reloader::new(source, Arc::clone(&servers), guard)));
+        let guard = local.as_ref().map(|local| (local.guard.clone(), local.tcp.address()));
+        let (reloader, control) = match source {
+            Some(Source { config, logs, log_dir, socket }) => {
+                let reloader = Arc::new(Reloader::new(config, logs, log_dir, Arc::clone(&servers), guard));
+                let commands = Commands::new(Arc::clone(&servers), Arc::clone(&reloader));
+                (Some(reloader), Some(socket.serve(commands)))
+            }
+            None => (None, None),
+        };
         if let Some(Local { tcp, guard, admission }) = local {
-            let health = Health { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
+            let seen = Seen { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
             let endpoints = Arc::clone(servers.endpoints());
-            let router = router(Door { guard, admission, endpoints }).merge(health.router());
+            let router = router(Door { guard, admission, endpoints }).merge(seen.router());
             let serving = tcp.serve(router, limits, stopped);
             tokio::spawn(async move {
                 serving.await;
                 listening.send_replace(false);
             });
         }
-        Self { servers, stop, listening: is_listening, reloader, local: address, control: None }
-    }
-
-    /// Opens the control socket, if there is something to control. The lock of the state directory is held.
-    pub fn listen_for_commands(&mut self, socket: PathBuf) -> Result<(), SocketError> {
-        let Some(reloader) = &self.reloader else { return Ok(()) };
-        let fixed = Fixed {
-            config: std::path::absolute(reloader.path()).unwrap_or_else(|_| reloader.path().to_owned()),
-            logs: reloader.log_dir().to_owned(),
-            local: self.local.map(|address| format!("http://{}", reachable(address))),
-            started: Instant::now(),
-        };
-        let commands = Commands { fixed, servers: Arc::clone(&self.servers), reloader: Arc::clone(reloader) };
-        self.control = Some(Control::open(socket, commands)?);
-        Ok(())
+        Self { servers, stop, listening: is_listening, reloader, _control: control }
     }
 }
 
@@ -147,8 +133,8 @@ impl Serving for Service {
         for server in self.servers.serving() {
             let Some(told) = &server.vital else { continue };
             // One that clients do not share is not started before the first of them comes.
-            let Some(first) = server.pool.first() else { continue };
-            let mut status = first.watch();
+            let Some(first) = server.pool.members().into_iter().next() else { continue };
+            let mut status = first.process.watch();
             if let Ok(status) = status.wait_for(|status| status.state == State::Failed).await {
                 let _ = told.set(status.last_error.clone().unwrap_or_default());
                 return Exit::Failed;

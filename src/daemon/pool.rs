@@ -1,7 +1,7 @@
 //! The processes of one configured server: one for everybody, or as many as the bridge asks for. Each is tied to the
 //! child of the bridge that it serves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, watch};
@@ -11,36 +11,119 @@ use crate::bridge::child::{Child, Outcome, Pipes};
 use crate::bridge::upstream::{Upstream, Upstreams};
 use crate::mcp::connection::Ended;
 use crate::mcp::probe::Opened;
-use crate::supervisor::{Incarnation, Process, Retry, Spec, Start, State, Status, Stopped, Supervisor};
+use crate::supervisor::{Incarnation, Process, Retry, Spec, Start, State, Supervisor};
 
 /// The processes of one configured server.
 pub(super) struct Pool {
     supervisor: Supervisor,
     /// What each of them is.
     spec: Spec,
-    /// Whether the one that everybody shares is started before anybody asks for it.
-    pub(super) eager: bool,
-    /// Whether they may be started: not while those of the server's predecessor end.
-    open: AtomicBool,
     members: Mutex<Vec<Member>>,
+    /// How often processes were started again that are no more.
+    past_restarts: AtomicU64,
+    gate: Arc<Gate>,
+}
+
+/// Keeps processes from being started while their predecessors end: two of a kind may fight over a file or a port.
+#[derive(Debug)]
+struct Gate(Mutex<Passage>);
+
+#[derive(Debug)]
+enum Passage {
+    Open,
+    /// These are to start when it opens.
+    Closed(Vec<Process>),
+    /// Nothing is started any more.
+    Shut,
+}
+
+impl Gate {
+    fn demand(&self, process: &Process) {
+        match &mut *self.lock() {
+            Passage::Open => process.demand(),
+            Passage::Closed(waiting) => waiting.push(process.clone()),
+            Passage::Shut => {}
+        }
+    }
+
+    fn open(&self) {
+        let mut passage = self.lock();
+        if let Passage::Closed(waiting) = &*passage {
+            waiting.iter().for_each(Process::demand);
+            *passage = Passage::Open;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Passage> {
+        self.0.lock().expect("nothing panics while it holds a gate")
+    }
 }
 
 /// One process, and whom it serves.
 #[derive(Clone)]
-struct Member {
-    process: Process,
-    child: Weak<Child>,
-    way: Arc<Way>,
-    eager: bool,
+pub(super) struct Member {
+    pub(super) process: Process,
+    pub(super) child: Weak<Child>,
 }
 
 impl Pool {
+    /// Starts nothing before it is [opened](Self::let_start).
     pub(super) fn new(supervisor: &Supervisor, spec: Spec) -> Arc<Self> {
-        let eager = spec.start == Start::Eager;
-        // When the way is opened.
-        let spec = Spec { start: Start::OnDemand, ..spec };
-        let (open, members) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { supervisor: supervisor.clone(), spec, eager, open, members })
+        let gate = Arc::new(Gate(Mutex::new(Passage::Closed(Vec::new()))));
+        Arc::new(Self {
+            supervisor: supervisor.clone(),
+            spec,
+            members: Mutex::default(),
+            past_restarts: AtomicU64::new(0),
+            gate,
+        })
+    }
+
+    /// From now on processes start as they are needed.
+    pub(super) fn let_start(&self) {
+        self.gate.open();
+    }
+
+    /// Whether processes may start.
+    pub(super) fn may_start(&self) -> bool {
+        matches!(*self.gate.lock(), Passage::Open)
+    }
+
+    /// Whether it is there before anybody asks for it.
+    pub(super) fn is_eager(&self) -> bool {
+        self.spec.start == Start::Eager
+    }
+
+    /// Tries those of its processes again that are down; with `eager` also starts the one that everybody shares.
+    pub(super) fn wake(&self, eager: bool) {
+        for member in self.members() {
+            let is_shared = || member.child.upgrade().is_some_and(|child| !child.is_private());
+            let state = member.process.watch().borrow().state;
+            if matches!(state, State::Failed | State::BackingOff) || (eager && state == State::Resting && is_shared()) {
+                self.gate.demand(&member.process);
+            }
+        }
+    }
+
+    /// Ends its processes for good, and starts no others.
+    pub(super) async fn end(&self) {
+        *self.gate.lock() = Passage::Shut;
+        let ends: Vec<_> = self.members().iter().map(|member| member.process.stop()).collect();
+        for end in ends {
+            let _ = end.await;
+        }
+    }
+
+    /// Ends its processes and starts them anew; those that rest go on to, unless there is just one.
+    pub(super) async fn restart(&self) {
+        let members = self.members();
+        let alone = members.len() == 1;
+        let rests = |member: &Member| member.process.watch().borrow().state == State::Resting;
+        let ends: Vec<_> =
+            members.iter().filter(|member| alone || !rests(member)).map(|member| member.process.restart()).collect();
+        for end in ends {
+            let _ = end.await;
+        }
     }
 
     /// The name of the server.
@@ -48,86 +131,40 @@ impl Pool {
         &self.spec.name
     }
 
-    /// From now on its processes may be started.
-    pub(super) fn let_start(&self) {
-        let members = self.lock();
-        self.open.store(true, Ordering::SeqCst);
-        members.iter().for_each(|member| member.way.open(member.eager));
+    /// Its processes, those that rest included.
+    pub(super) fn members(&self) -> Vec<Member> {
+        let mut members = self.lock();
+        self.strike_off(&mut members);
+        members.clone()
     }
 
-    /// Whether its processes may be started.
-    pub(super) fn may_start(&self) -> bool {
-        self.open.load(Ordering::SeqCst)
+    /// How often its processes were started again.
+    pub(super) fn restarts(&self) -> u64 {
+        let members = self.members();
+        let restarts = members.iter().map(|member| member.process.watch().borrow().restarts);
+        restarts.sum::<u64>() + self.past_restarts.load(Ordering::Relaxed)
     }
 
-    /// Starts what there is to be started.
-    pub(super) fn demand(&self) {
-        self.lock().iter().for_each(|member| member.way.demand());
-    }
-
-    /// The process that everybody shares, if there is one.
-    pub(super) fn first(&self) -> Option<Process> {
-        self.lock().first().map(|member| member.process.clone())
-    }
-
-    /// What is known of its processes, those that rest included.
-    pub(super) fn statuses(&self) -> Vec<Status> {
-        self.present().iter().map(|member| member.process.watch().borrow().clone()).collect()
-    }
-
-    /// How they are all together. Where clients do not share a process, one that starts is no news, nor is one that is
-    /// down where another works.
-    pub(super) fn state(&self) -> State {
-        let waits = self.eager && !self.may_start();
-        let states: Vec<State> = self.statuses().into_iter().map(|status| status.state).collect();
-        match &states[..] {
-            [] => State::Resting,
-            // It is to start, and waits for its predecessor's end.
-            [State::Resting] if waits && self.lock().iter().any(|member| member.eager) => State::Starting,
-            [only] => *only,
-            many => {
-                let up = many.iter().copied().find(|state| *state == State::Ready);
-                let down = |state: &State| matches!(state, State::Failed | State::BackingOff);
-                up.or_else(|| many.iter().copied().find(down)).unwrap_or(State::Resting)
+    /// Forgets those that are gone, but not what is counted of them.
+    fn strike_off(&self, members: &mut Vec<Member>) {
+        members.retain(|member| {
+            let status = member.process.watch();
+            let known = status.borrow();
+            let gone = known.state == State::Gone;
+            if gone {
+                self.past_restarts.fetch_add(known.restarts, Ordering::Relaxed);
             }
-        }
+            !gone
+        });
     }
 
-    /// Ends the processes that nobody waits for, for good.
+    /// Ends the processes that nobody waits for.
     pub(super) fn stop_idle(&self) {
-        for member in self.present() {
+        for member in self.members() {
             if member.child.upgrade().is_none_or(|child| child.in_flight() == 0) {
                 drop(member.process.stop());
             }
         }
-    }
-
-    /// Ends them all, for good.
-    pub(super) async fn stop(&self) {
-        let stopping: Vec<_> = self.present().iter().map(|member| member.process.stop()).collect();
-        for one in stopping {
-            let _ = one.await;
-        }
-    }
-
-    /// Ends those that run and starts them anew.
-    pub(super) async fn restart(&self) -> Stopped {
-        let running = |member: &&Member| member.eager || member.process.watch().borrow().state.has_process();
-        let restarting: Vec<_> = self.present().iter().filter(running).map(|member| member.process.restart()).collect();
-        let mut outcome = Stopped::WasNotRunning;
-        for one in restarting {
-            let one = one.await;
-            if outcome != Stopped::Killed && one != Stopped::WasNotRunning {
-                outcome = one;
-            }
-        }
-        outcome
-    }
-
-    fn present(&self) -> Vec<Member> {
-        let mut members = self.lock();
-        members.retain(|member| member.process.watch().borrow().state != State::Gone || member.eager);
-        members.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
@@ -138,6 +175,8 @@ impl Pool {
 impl Upstreams for Pool {
     fn open(&self, child: &Arc<Child>) -> Arc<dyn Upstream> {
         let mut spec = self.spec.clone();
+        // When the gate lets it.
+        spec.start = Start::OnDemand;
         let (lines, unread) = mpsc::channel(last_words::UNREAD);
         spec.stderr.lines = Some(lines);
         let (process, incarnations) = self.supervisor.add(spec);
@@ -146,42 +185,27 @@ impl Upstreams for Pool {
         tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child)));
         tokio::spawn(last_words::show(process.clone(), unread));
         let mut members = self.lock();
-        members.retain(|member| member.process.watch().borrow().state != State::Gone);
-        let open = AtomicBool::new(self.open.load(Ordering::SeqCst));
-        let way = Arc::new(Way { process: process.clone(), open, wanted: AtomicBool::new(false) });
-        let eager = self.eager && !child.is_private();
-        members.push(Member { process, child: Arc::downgrade(child), way: Arc::clone(&way), eager });
-        way
+        self.strike_off(&mut members);
+        members.push(Member { process: process.clone(), child: Arc::downgrade(child) });
+        drop(members);
+        if matches!(*self.gate.lock(), Passage::Shut) {
+            drop(process.stop());
+        } else if self.is_eager() && !child.is_private() {
+            self.gate.demand(&process);
+        }
+        Arc::new(Supervised { process, gate: Arc::clone(&self.gate) })
     }
 }
 
-/// The bridge's way to a process. It is closed while the process's predecessor ends: two of a kind may fight over a
-/// file or a port.
-struct Way {
+/// The bridge's way to a process.
+struct Supervised {
     process: Process,
-    open: AtomicBool,
-    wanted: AtomicBool,
+    gate: Arc<Gate>,
 }
 
-impl Way {
-    fn open(&self, demand: bool) {
-        self.open.store(true, Ordering::SeqCst);
-        if self.wanted.swap(false, Ordering::SeqCst) || demand {
-            self.process.demand();
-        }
-    }
-}
-
-impl Upstream for Way {
+impl Upstream for Supervised {
     fn demand(&self) {
-        if self.open.load(Ordering::SeqCst) {
-            return self.process.demand();
-        }
-        self.wanted.store(true, Ordering::SeqCst);
-        // It may have been opened meanwhile, by somebody who saw no wish.
-        if self.open.load(Ordering::SeqCst) && self.wanted.swap(false, Ordering::SeqCst) {
-            self.process.demand();
-        }
+        self.gate.demand(&self.process);
     }
 
     fn restart(&self, generation: u64, reason: &str) {

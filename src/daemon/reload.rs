@@ -1,23 +1,23 @@
 //! A changed configuration, taken over by a ferry that runs: restarting no more than it must, or nothing at all.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use super::configured::{self, LoadError};
-use super::servers::{Closed, Running, Servers};
-use super::status::is_well;
+use super::configured::{self, LoadError, reachable};
+use super::control::Socket;
+use super::health::{self, Word};
+use super::servers::{Closed, Running, Servers, together};
 use crate::bridge::origin::Guard;
 use crate::config::load::Config;
 use crate::config::reload::{self, Changed, Plan};
 use crate::error::{Advise, Exit};
-use crate::supervisor::State;
 use crate::telemetry::logging;
 use crate::telemetry::rotation::LogWriter;
 
@@ -49,7 +49,7 @@ pub struct Arrival {
     /// Its name.
     pub name: String,
     /// Where it is served.
-    pub path: String,
+    pub url: String,
     /// Which keys were the reason, if it ran before.
     pub keys: Vec<String>,
     /// One word for how it is.
@@ -61,15 +61,16 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn of(running: &Running, keys: Vec<String>) -> Self {
-        let (state, error) = (running.state(), running.last_error());
+    pub(super) fn of(running: &Running, local: Option<&str>, keys: Vec<String>) -> Self {
+        let states = running.states();
+        let healthy = health::of_server(&states) == Word::Ok;
         Self {
             name: running.name().to_owned(),
-            path: running.endpoint.path().to_owned(),
+            url: format!("{}{}", local.unwrap_or_default(), running.endpoint.path()),
             keys,
-            state: state.word().to_owned(),
-            healthy: is_well(state),
-            error: error.filter(|_| !is_well(state)),
+            state: together(&states).word().to_owned(),
+            healthy,
+            error: running.error().filter(|_| !healthy),
         }
     }
 }
@@ -106,15 +107,19 @@ pub(super) struct Reloader {
     path: PathBuf,
     /// What ferry was started with.
     start: Arc<Config>,
-    /// What holds since the last reload. Locked while another one is made.
-    now: Mutex<Arc<Config>>,
+    /// What holds since the last reload.
+    now: RwLock<Arc<Config>>,
+    /// Held by the one reload that is being made.
+    turn: Mutex<()>,
     servers: Arc<Servers>,
     guard: Option<(Guard, IpAddr)>,
+    /// Where clients of this machine reach it.
+    local: Option<String>,
     logs: LogWriter,
     log_dir: PathBuf,
 }
 
-/// What a reload needs beside the servers.
+/// Where the configuration comes from, and what serves it beside the servers themselves.
 pub struct Source {
     /// What ferry was started with.
     pub config: Arc<Config>,
@@ -122,13 +127,33 @@ pub struct Source {
     pub logs: LogWriter,
     /// Where to.
     pub log_dir: PathBuf,
+    /// By which it is asked to reload, among other things.
+    pub socket: Socket,
 }
 
 impl Reloader {
-    pub(super) fn new(source: Source, servers: Arc<Servers>, guard: Option<(Guard, IpAddr)>) -> Self {
-        let Source { config, logs, log_dir } = source;
-        let now = Mutex::new(Arc::clone(&config));
-        Self { path: config.path.clone(), start: config, now, servers, guard, logs, log_dir }
+    pub(super) fn new(
+        config: Arc<Config>,
+        logs: LogWriter,
+        log_dir: PathBuf,
+        servers: Arc<Servers>,
+        local: Option<(Guard, SocketAddr)>,
+    ) -> Self {
+        Self {
+            path: std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone()),
+            now: RwLock::new(Arc::clone(&config)),
+            turn: Mutex::default(),
+            start: config,
+            servers,
+            local: local.as_ref().map(|(_, address)| format!("http://{}", reachable(*address))),
+            guard: local.map(|(guard, address)| (guard, address.ip())),
+            logs,
+            log_dir,
+        }
+    }
+
+    pub(super) fn local(&self) -> Option<&str> {
+        self.local.as_deref()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -140,13 +165,18 @@ impl Reloader {
     }
 
     /// How long a server that is to end has for what it has in flight.
-    pub(super) async fn drain(&self) -> Duration {
-        self.now.lock().await.bridge.limits.drain
+    pub(super) fn drain(&self) -> Duration {
+        self.now().bridge.limits.drain
+    }
+
+    /// What holds now.
+    fn now(&self) -> Arc<Config> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The keys that wait until ferry is started again.
-    pub(super) async fn waiting(&self) -> Vec<String> {
-        let now = Arc::clone(&*self.now.lock().await);
+    pub(super) fn waiting(&self) -> Vec<String> {
+        let now = self.now();
         reload::plan(&self.start, &now, &now).waiting
     }
 
@@ -178,17 +208,19 @@ impl Reloader {
             live: plan.live,
             waiting: plan.waiting,
         };
+        let local = self.local.as_deref();
         for running in arrived {
             match plan.changed.iter().find(|changed| changed.name == running.name()) {
-                Some(changed) => report.restarted.push(Arrival::of(&running, changed.keys.clone())),
-                None => report.started.push(Arrival::of(&running, Vec::new())),
+                Some(changed) => report.restarted.push(Arrival::of(&running, local, changed.keys.clone())),
+                None => report.started.push(Arrival::of(&running, local, Vec::new())),
             }
         }
         Ok(report)
     }
 
     async fn apply(&self) -> Result<(Plan, Vec<Arc<Running>>), ReloadError> {
-        let mut now = self.now.lock().await;
+        let _turn = self.turn.lock().await;
+        let now = self.now();
         let path = self.path.clone();
         // On a thread that may wait for a disk.
         let loaded = spawn_blocking(move || configured::load_whole(&path)).await;
@@ -213,8 +245,8 @@ impl Reloader {
         if now.logging.level != new.logging.level {
             logging::set_level(new.logging.level.as_ref().map(crate::config::values::LogFilter::as_str));
         }
-        self.wake(&new);
-        *now = Arc::new(new);
+        self.wake(&now, &new);
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok((plan, arrived))
     }
 
@@ -232,15 +264,13 @@ impl Reloader {
     }
 
     /// Whoever reloads may have repaired what kept a server from starting, or want one to be there from now on.
-    fn wake(&self, new: &Config) {
+    fn wake(&self, now: &Config, new: &Config) {
+        let is_eager = |config: &Config, name: &str| {
+            config.servers.iter().any(|server| server.mcp.name.as_str() == name && server.mcp.eager)
+        };
         for running in self.servers.serving() {
-            let is_eager =
-                new.servers.iter().any(|server| server.mcp.name.as_str() == running.name() && server.mcp.eager);
-            match running.state() {
-                State::Failed | State::BackingOff => running.demand(),
-                State::Resting if is_eager => running.demand(),
-                _ => {}
-            }
+            let name = running.name();
+            running.pool.wake(is_eager(new, name) && !is_eager(now, name));
         }
     }
 }

@@ -8,12 +8,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::assemble::Server;
-use super::pool::Pool;
+use super::pool::{Member, Pool};
 use super::variables::Variables;
 use crate::bridge::endpoint::{Endpoint, Keys};
 use crate::bridge::router::Endpoints;
 use crate::config::limits::Limits;
-use crate::supervisor::{State, Stopped, Supervisor};
+use crate::supervisor::{State, Supervisor};
+use crate::telemetry::metrics::Meter;
 
 /// How often to look whether anything is still in flight.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
@@ -109,7 +110,13 @@ impl Servers {
         }
         let (mut serving, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut fleet.serving).into_iter().partition(|running| kept.contains(running.name()));
-        let arrived: Vec<Arc<Running>> = new.into_iter().map(|server| self.start(server, limits)).collect();
+        // A counter goes on where a server is only replaced.
+        let meter = |name: &str| {
+            let old = left.iter().find(|old| old.name() == name);
+            old.map_or_else(Arc::default, |old| Arc::clone(old.endpoint.meter()))
+        };
+        let new = new.into_iter().map(|server| (meter(&server.process.name), server));
+        let arrived: Vec<Arc<Running>> = new.map(|(meter, server)| self.start(server, meter, limits)).collect();
         serving.extend(arrived.iter().cloned());
         serving.sort_by_key(|running| order.iter().position(|name| name == running.name()));
         self.endpoints.replace_all(serving.iter().map(|running| Arc::clone(&running.endpoint)));
@@ -144,9 +151,10 @@ impl Servers {
         }
     }
 
-    fn start(&self, server: Server, limits: &Arc<Limits>) -> Arc<Running> {
+    fn start(&self, server: Server, meter: Arc<Meter>, limits: &Arc<Limits>) -> Arc<Running> {
         let Server { process, endpoint, vital, limits: own, request_timeout, variables } = server;
-        let endpoint = Endpoint::new(endpoint, &self.keys, &limits_of(own, request_timeout, limits));
+        let limits = limits_of(own, request_timeout, limits);
+        let endpoint = Endpoint::counted_by(meter, endpoint, &self.keys, &limits);
         let pool = Pool::new(&self.supervisor, process);
         endpoint.connect(Arc::clone(&pool) as _);
         let expiry = Task(tokio::spawn(Arc::clone(&endpoint).expire_sessions()));
@@ -190,19 +198,35 @@ impl Running {
         self.pool.name()
     }
 
-    /// Starts it, if there is nothing against it.
-    pub(super) fn demand(&self) {
-        self.pool.demand();
+    /// Where its processes are in their lives.
+    pub(super) fn states(&self) -> Vec<State> {
+        self.pool.members().iter().map(|member| self.state_of(member)).collect()
     }
 
-    /// Where its processes are in their lives, all together.
-    pub(super) fn state(&self) -> State {
-        self.pool.state()
+    /// Where one of its processes is in its life. One that is to start and waits for its predecessor's end is about to.
+    pub(super) fn state_of(&self, member: &Member) -> State {
+        match member.process.watch().borrow().state {
+            State::Resting if self.is_due(member) && !self.pool.may_start() => State::Starting,
+            state => state,
+        }
     }
 
-    /// What is wrong with it, if anything is.
-    pub(super) fn last_error(&self) -> Option<String> {
-        self.pool.statuses().into_iter().find_map(|status| status.last_error)
+    /// Whether it is there before anybody asks for it.
+    fn is_due(&self, member: &Member) -> bool {
+        self.pool.is_eager() && member.child.upgrade().is_some_and(|child| !child.is_private())
+    }
+
+    /// What was wrong with it last, as far as that still counts.
+    pub(super) fn error(&self) -> Option<String> {
+        let mut ill = self.pool.members().into_iter().filter(|member| !is_well(self.state_of(member)));
+        ill.find_map(|member| {
+            let known = member.process.watch().borrow().clone();
+            let error = known.last_error?;
+            match known.last_exit.filter(|_| known.pid.is_none()) {
+                Some(exit) if !error.contains(&exit.to_string()) => Some(format!("{error}; it ended with {exit}")),
+                _ => Some(error),
+            }
+        })
     }
 
     /// Waits until nothing is in flight, but no longer than `drain`.
@@ -216,23 +240,66 @@ impl Running {
     async fn leave(&self, drain: Duration) {
         self.endpoint.end_streams();
         self.idle(drain).await;
-        self.pool.stop().await;
+        self.pool.end().await;
     }
 
-    /// Ends its process, whatever it has in flight first, and starts another. Its sessions go on.
-    pub(super) async fn restart(&self, drain: Duration) -> Stopped {
+    /// Ends its processes, whatever they have in flight first, and starts others. Its sessions go on.
+    pub(super) async fn restart(&self, drain: Duration) {
         self.idle(drain).await;
-        self.pool.restart().await
+        self.pool.restart().await;
     }
 
     /// Waits until it is known what came of its start, but no longer than `limit`.
     pub(super) async fn settled(&self, limit: Duration) {
-        let Some(first) = self.pool.first() else { return };
-        let mut status = first.watch();
-        let settled = status.wait_for(|status| {
-            matches!(status.state, State::Ready | State::BackingOff | State::Failed | State::Gone)
-                || (status.state == State::Resting && !self.pool.eager && self.pool.may_start())
-        });
-        let _ = timeout_at(Instant::now() + limit, settled).await;
+        let until = Instant::now() + limit;
+        while !self.pool.may_start() && Instant::now() < until {
+            sleep(GLANCE).await;
+        }
+        for member in self.pool.members() {
+            let mut status = member.process.watch();
+            let rests = !self.is_due(&member);
+            let is_settled = |state| {
+                matches!(state, State::Ready | State::BackingOff | State::Failed | State::Gone)
+                    || (state == State::Resting && rests)
+            };
+            let _ = timeout_at(until, status.wait_for(|status| is_settled(status.state))).await;
+        }
+    }
+}
+
+/// One that rests until somebody asks for it is well.
+pub(super) fn is_well(state: State) -> bool {
+    matches!(state, State::Ready | State::Resting)
+}
+
+/// One state for several processes: the best of them, since clients that do not share one know of their own only.
+pub(super) fn together(states: &[State]) -> State {
+    let rank = |state: &State| match state {
+        State::Ready => 0,
+        State::BackingOff | State::Failed | State::Gone => 2,
+        State::Resting => 3,
+        _ => 1,
+    };
+    states.iter().copied().min_by_key(rank).unwrap_or(State::Resting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::Then;
+
+    #[test]
+    fn several_processes_are_as_well_as_the_best_of_them() {
+        use State::{BackingOff, Closing, Failed, Ready, Resting, Starting};
+        for (states, whole) in [
+            (&[][..], Resting),
+            (&[Failed], Failed),
+            (&[Resting, Failed, Ready], Ready),
+            (&[Resting, BackingOff, Starting], Starting),
+            (&[Resting, BackingOff], BackingOff),
+            (&[Resting, Closing(Then::Rest)], Closing(Then::Rest)),
+        ] {
+            assert_eq!(together(states), whole, "{states:?}");
+        }
     }
 }

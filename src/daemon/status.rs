@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
 
-use super::servers::{Broken, Running, Servers};
+use super::health::{self, Word};
+use super::servers::{Broken, Running, Servers, together};
 use crate::bridge::endpoint::SessionFacts;
 use crate::mcp::version::Era;
-use crate::supervisor::{self, State, memory_by_group};
+use crate::supervisor::{State, memory_by_group};
 
 /// A ferry that runs.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct ServerStatus {
     pub path: Option<String>,
     /// One word: `ready`, `resting`, `starting`, `backing off`, `failed`, `broken`, …
     pub state: String,
-    /// Seconds since it has been so.
+    /// Seconds since it has been so, where it is one process.
     pub since: Option<u64>,
     /// Whether it is well: up, or at rest until somebody asks for it.
     pub healthy: bool,
@@ -80,6 +80,10 @@ pub struct ProcessStatus {
     pub state: String,
     /// Seconds since it has been so.
     pub since: u64,
+    /// Requests that wait for it.
+    pub in_flight: usize,
+    /// How often it was started again.
+    pub restarts: u64,
     /// Bytes that its group has in memory.
     pub memory: Option<u64>,
 }
@@ -97,17 +101,18 @@ pub struct ClientStatus {
     pub streams: usize,
 }
 
-/// What does not change while ferry runs.
+/// What others know of this ferry.
 #[derive(Debug)]
-pub(super) struct Fixed {
+pub(super) struct Surroundings {
     pub(super) config: PathBuf,
     pub(super) logs: PathBuf,
     pub(super) local: Option<String>,
-    pub(super) started: Instant,
+    pub(super) uptime: Duration,
+    pub(super) waiting: Vec<String>,
 }
 
 /// Looks at everything.
-pub(super) async fn status(fixed: &Fixed, servers: &Servers, waiting: Vec<String>) -> Status {
+pub(super) async fn status(around: Surroundings, servers: &Servers) -> Status {
     let memory = spawn_blocking(memory_by_group).await.unwrap_or_default();
     let running = servers.serving();
     let broken = servers.broken();
@@ -117,45 +122,47 @@ pub(super) async fn status(fixed: &Fixed, servers: &Servers, waiting: Vec<String
         healthy: all.iter().all(|server| server.healthy),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        uptime: seconds(fixed.started.elapsed()),
-        config: fixed.config.clone(),
-        logs: fixed.logs.clone(),
-        local: fixed.local.clone(),
+        uptime: around.uptime.as_secs(),
+        config: around.config,
+        logs: around.logs,
+        local: around.local,
         tunnel: "off".to_owned(),
-        waiting,
+        waiting: around.waiting,
         servers: all,
     }
 }
 
 fn of_server(running: &Running, memory: &BTreeMap<i32, u64>) -> ServerStatus {
-    let known = running.pool.statuses();
     let facts = running.endpoint.observed();
-    let state = running.state();
-    let process = |status: &supervisor::Status| {
+    let members = running.pool.members();
+    let states: Vec<State> = members.iter().map(|member| running.state_of(member)).collect();
+    let known: Vec<_> = members.iter().map(|member| member.process.watch().borrow().clone()).collect();
+    let processes = members.iter().zip(&states).zip(&known).filter_map(|((member, state), known)| {
+        let pid = known.pid?;
         Some(ProcessStatus {
-            pid: status.pid?,
-            state: status.state.word().to_owned(),
-            since: seconds(status.since.elapsed()),
-            memory: memory.get(&status.pid?).copied(),
+            pid,
+            state: state.word().to_owned(),
+            since: known.since.elapsed().as_secs(),
+            in_flight: member.child.upgrade().map_or(0, |child| child.in_flight()),
+            restarts: known.restarts,
+            memory: memory.get(&pid).copied(),
         })
-    };
-    let healthy = is_well(state);
-    let since = known.iter().filter(|status| status.state == state).map(|status| status.since.elapsed()).max();
+    });
+    let healthy = health::of_server(&states) == Word::Ok;
     ServerStatus {
         name: running.name().to_owned(),
         path: Some(running.endpoint.path().to_owned()),
-        state: state.word().to_owned(),
-        since: since.map(seconds),
+        state: together(&states).word().to_owned(),
+        since: if let [only] = &known[..] { Some(only.since.elapsed().as_secs()) } else { None },
         healthy,
-        // Once it is ready the last error is history.
-        error: running.last_error().filter(|_| !healthy),
+        error: running.error().filter(|_| !healthy),
         era: facts.era,
         protocol: facts.protocol,
         server: facts.server,
         in_flight: facts.in_flight,
         sessions: facts.sessions.len(),
-        restarts: known.iter().map(|status| status.restarts).sum(),
-        processes: known.iter().filter_map(process).collect(),
+        restarts: running.pool.restarts(),
+        processes: processes.collect(),
         clients: alike(facts.sessions),
     }
 }
@@ -179,11 +186,6 @@ fn of_broken(broken: Broken) -> ServerStatus {
     }
 }
 
-/// One that rests until somebody asks for it is well.
-pub(super) fn is_well(state: State) -> bool {
-    matches!(state, State::Ready | State::Resting)
-}
-
 fn alike(sessions: Vec<SessionFacts>) -> Vec<ClientStatus> {
     let mut clients = BTreeMap::<(String, String), (usize, usize)>::new();
     for session in sessions {
@@ -195,10 +197,6 @@ fn alike(sessions: Vec<SessionFacts>) -> Vec<ClientStatus> {
     clients
         .map(|((client, identity), (sessions, streams))| ClientStatus { client, identity, sessions, streams })
         .collect()
-}
-
-fn seconds(time: Duration) -> u64 {
-    time.as_secs()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod bridge_modern_to_legacy;
 mod bridge_resume;
 mod bridge_unread;
 mod config_commands;
+mod control;
 mod demo_server;
 mod front_door;
 mod isolation;

@@ -40,6 +40,7 @@ use crate::mcp::members::quote;
 use crate::mcp::probe::{self, Choice, OpenError, Opened, Opening};
 use crate::mcp::version::Era;
 use crate::mcp::writer::Bounds;
+use crate::telemetry::metrics::Meter;
 use belongings::{Remembered, TaskOwner};
 pub(super) use interests::Subscriber;
 use interests::{Subscription, tell_level};
@@ -136,6 +137,7 @@ pub struct Child {
     /// The server's own words when it refused to be opened.
     refused: Mutex<Option<Bytes>>,
     learnt: Arc<Mutex<Learnt>>,
+    pub(in crate::bridge) meter: Arc<Meter>,
     pub(in crate::bridge) limits: Arc<Limits>,
     pub(in crate::bridge) sessions: Arc<Sessions>,
     upstream: OnceLock<Arc<dyn Upstream>>,
@@ -215,6 +217,7 @@ impl Child {
             used: AtomicU64::new(0),
             refused: Mutex::default(),
             learnt: Arc::clone(&children.learnt),
+            meter: Arc::clone(&children.meter),
             limits: Arc::clone(&children.limits),
             sessions: Arc::clone(&children.sessions),
             upstream: OnceLock::new(),

@@ -23,10 +23,11 @@ use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::reload::{Arrival, Reloader};
 use super::servers::{Servers, Task};
-use super::status::{self, Fixed};
+use super::status::{self, Surroundings};
 use crate::config::nearest;
 use crate::env::FERRY_RUNTIME_DIR;
 use crate::error::{Advise, Exit};
@@ -108,38 +109,59 @@ pub fn socket_path(state_dir: &Path) -> Result<PathBuf, SocketError> {
     if path.as_os_str().as_bytes().len() > LONGEST { Err(SocketError::TooLong { path }) } else { Ok(path) }
 }
 
-/// The socket of this ferry. It is gone when this is.
-pub(super) struct Control {
+/// The socket of this ferry, before anybody is answered. It is gone when this is.
+#[derive(Debug)]
+pub struct Socket {
     path: PathBuf,
-    _task: Task,
+    /// Taken by whoever answers.
+    listener: Option<UnixListener>,
 }
 
-impl Drop for Control {
+impl Drop for Socket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// What it answers from.
-pub(super) struct Commands {
-    pub(super) fixed: Fixed,
-    pub(super) servers: Arc<Servers>,
-    pub(super) reloader: Arc<Reloader>,
+/// Answers on the socket, for as long as this is there.
+pub(super) struct Control {
+    _socket: Socket,
+    _task: Option<Task>,
 }
 
-impl Control {
-    /// Opens it. The lock of the state directory is held.
-    pub(super) fn open(path: PathBuf, commands: Commands) -> Result<Self, SocketError> {
+/// What it answers from.
+pub(super) struct Commands {
+    started: Instant,
+    servers: Arc<Servers>,
+    reloader: Arc<Reloader>,
+}
+
+impl Commands {
+    pub(super) fn new(servers: Arc<Servers>, reloader: Arc<Reloader>) -> Self {
+        Self { started: Instant::now(), servers, reloader }
+    }
+}
+
+impl Socket {
+    /// Makes it. The lock of the state directory is held.
+    pub fn bind(path: PathBuf) -> Result<Self, SocketError> {
         if os::unix::net::UnixStream::connect(&path).is_ok() {
             return Err(SocketError::Taken { path });
         }
-        let listener = bind(&path).map_err(|source| SocketError::Unusable { path: path.clone(), source })?;
+        match bind(&path) {
+            Ok(listener) => Ok(Self { path, listener: Some(listener) }),
+            Err(source) => Err(SocketError::Unusable { path, source }),
+        }
+    }
+
+    pub(super) fn serve(mut self, commands: Commands) -> Control {
         let router = Router::new()
             .route("/status", get(status))
             .route("/reload", post(reload))
             .route("/servers/{name}/restart", post(restart))
             .with_state(Arc::new(commands));
-        Ok(Self { path, _task: Task(tokio::spawn(serve(listener, router))) })
+        let task = self.listener.take().map(|listener| Task(tokio::spawn(serve(listener, router))));
+        Control { _socket: self, _task: task }
     }
 }
 
@@ -216,8 +238,15 @@ impl Refused {
 }
 
 async fn status(State(commands): State<Arc<Commands>>) -> Response<Body> {
-    let waiting = commands.reloader.waiting().await;
-    json(StatusCode::OK, &status::status(&commands.fixed, &commands.servers, waiting).await)
+    let reloader = &commands.reloader;
+    let around = Surroundings {
+        config: reloader.path().to_owned(),
+        logs: reloader.log_dir().to_owned(),
+        local: reloader.local().map(str::to_owned),
+        uptime: commands.started.elapsed(),
+        waiting: reloader.waiting(),
+    };
+    json(StatusCode::OK, &status::status(around, &commands.servers).await)
 }
 
 async fn reload(State(commands): State<Arc<Commands>>) -> Response<Body> {
@@ -234,9 +263,9 @@ async fn restart(State(commands): State<Arc<Commands>>, Name(name): Name<String>
         return json(StatusCode::NOT_FOUND, &error);
     };
     tracing::info!(name, "restarting it, as asked");
-    let _ = running.restart(commands.reloader.drain().await).await;
+    running.restart(commands.reloader.drain()).await;
     running.settled(SETTLE).await;
-    json(StatusCode::OK, &Arrival::of(&running, Vec::new()))
+    json(StatusCode::OK, &Arrival::of(&running, commands.reloader.local(), Vec::new()))
 }
 
 fn unknown<'n>(name: &str, known: impl Iterator<Item = &'n str> + Clone) -> Refused {

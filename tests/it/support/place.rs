@@ -28,6 +28,7 @@ while read -r line; do
       while [ ! -e "$gate" ]; do sleep 0.05; done
       printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}\n' "$id" "$ANSWER" ;;
     *'"tools/call"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}\n' "$id" "$ANSWER" ;;
+    *'"id"'*) printf '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no such method"}}\n' "$id" ;;
   esac
 done
 "#;
@@ -67,13 +68,22 @@ impl Place {
         self.command(&["run"], variables)
     }
 
+    /// As a service manager does it.
+    pub(crate) fn run_as_service(&self) -> Ferry {
+        self.with_variables(&[], |all| Ferry::run_as_service(&["run"], all))
+    }
+
     /// Another command of ferry's, with the same state and configuration.
     pub(crate) fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ferry {
+        self.with_variables(variables, |all| Ferry::run(arguments, all))
+    }
+
+    fn with_variables(&self, more: &[(&str, &str)], run: impl FnOnce(&[(&str, &str)]) -> Ferry) -> Ferry {
         let state = self.0.path().join("kept-state");
         let config = self.0.path().join("config.toml");
         let mut all = vec![("FERRY_STATE_DIR", state.to_str().unwrap()), ("FERRY_CONFIG", config.to_str().unwrap())];
-        all.extend(variables);
-        Ferry::run(arguments, &all)
+        all.extend(more);
+        run(&all)
     }
 
     /// Runs a command to its end.
