@@ -129,16 +129,16 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
             let response = admitted(&door, &endpoint, entrance, request).await;
             let mut response = response.unwrap_or_else(|refusal| whole(&refusal));
             origin::put_cors(origin.as_ref(), response.headers_mut());
+            if let Some(tab) = response.body().tab().cloned() {
+                // The listener knows the connection.
+                response.extensions_mut().insert(tab);
+            }
             let meter = Arc::clone(endpoint.meter());
             meter.responded(response.status().as_u16());
             return response.map(|body| AxumBody::new(Counted { body, meter }));
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
-    if let Some(tab) = response.body().tab().cloned() {
-        // The listener knows the connection.
-        response.extensions_mut().insert(tab);
-    }
     response.map(AxumBody::new)
 }
 

@@ -54,7 +54,8 @@ impl Table {
             max_elicitations, max_ended_sessions, max_inflight, max_inflight_per_identity, max_input_bytes,
             max_listens, max_listens_per_identity, max_message_bytes, max_outbound, max_questions, max_queue_bytes,
             max_queue_lines, max_queued, max_rounds, max_sessions, max_sessions_per_identity, max_streams_per_session,
-            max_subscriptions, max_suspended, max_suspended_per_identity, max_tasks, probe_timeout, queue_wait,
+            max_subscriptions, max_suspended, max_suspended_per_identity, max_tasks,
+            max_unread_bytes, max_unread_bytes_per_identity, probe_timeout, queue_wait,
             relisten, replay_bytes, replay_bytes_in_all, replay_events, replay_kept, replay_session_bytes,
             replay_streams, request_timeout, request_timeout_in_all, round_gather, round_ttl, s2c_stream_wait,
             s2c_timeout, session_idle, start_timeout, start_wait, subscribe_wait, task_memory;
