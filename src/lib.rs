@@ -14,7 +14,7 @@
 //! | floor | room | what it is |
 //! |---|---|---|
 //! | 5 | [`cli`] | what people type: a file per command |
-//! | 4 | [`daemon`] | what `ferry try` starts; the one room that introduces the others to each other |
+//! | 4 | [`daemon`] | what `ferry try` and `ferry run` start; the one room that introduces the others to each other |
 //! | 3 | [`bridge`] | HTTP in, MCP out |
 //! | 3 | [`demo`] | the MCP server that ferry carries along: a room of its own, since it is a whole program to itself |
 //! | 3 | [`tunnel`] | cloudflared as one supervised process |
@@ -22,7 +22,7 @@
 //! | 2 | [`mcp`] | MCP over any pipe: messages, versions, one connection, its opening |
 //! | 2 | [`config`] | what a user can decide |
 //! | 1 | [`telemetry`] | logs |
-//! | 0 | [`error`], [`env`](mod@env), [`paths`], [`secret`] | what every room may use |
+//! | 0 | [`error`], [`env`](mod@env), [`paths`], [`random`], [`secret`] | what every room may use |
 
 pub mod bridge;
 pub mod cli;
@@ -33,6 +33,7 @@ pub mod env;
 pub mod error;
 pub mod mcp;
 pub mod paths;
+pub mod random;
 pub mod secret;
 pub mod supervisor;
 pub mod telemetry;

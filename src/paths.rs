@@ -65,12 +65,15 @@ pub fn config_candidates(chosen: Option<&Path>) -> Result<Vec<PathBuf>, PathErro
     Ok(own_config().map_or_else(|_| vec![system.clone()], |own| vec![own, system.clone()]))
 }
 
-/// Where sockets live: `FERRY_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/mcp-ferry` where there is such a base, else the
-/// state directory. Never `$TMPDIR`, which macOS clears. Not created here.
+/// Where sockets live: `FERRY_RUNTIME_DIR`; else the state directory where `FERRY_STATE_DIR` names that, since a second
+/// ferry of one user has another one; else `$XDG_RUNTIME_DIR/mcp-ferry` where there is such a base; else the state
+/// directory. Never `$TMPDIR`, which macOS clears. Not created here.
 pub fn runtime_dir(state_dir: &Path) -> PathBuf {
-    named(env::FERRY_RUNTIME_DIR)
-        .or_else(|| absolute(env::XDG_RUNTIME_DIR).filter(|base| base.is_dir()).map(|base| base.join(DIRECTORY)))
-        .unwrap_or_else(|| state_dir.to_owned())
+    let of_session = || {
+        let base = absolute(env::XDG_RUNTIME_DIR).filter(|base| base.is_dir() && named(env::FERRY_STATE_DIR).is_none());
+        base.map(|base| base.join(DIRECTORY))
+    };
+    named(env::FERRY_RUNTIME_DIR).or_else(of_session).unwrap_or_else(|| state_dir.to_owned())
 }
 
 /// Where logs live: `~/Library/Logs/mcp-ferry` on macOS unless `FERRY_STATE_DIR` moves the state elsewhere,

@@ -48,6 +48,13 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// What a POST can be answered with.
 pub fn of_post(headers: &HeaderMap) -> Result<Accepted, Refusal> {
+    // What the SDKs send, letter by letter.
+    let mut lines = headers.get_all(ACCEPT).iter();
+    if let (Some(line), None) = (lines.next(), lines.next())
+        && line == "application/json, text/event-stream"
+    {
+        return Ok(Accepted::Both);
+    }
     match (accepts(headers, JSON), accepts(headers, EVENT_STREAM)) {
         (true, true) => Ok(Accepted::Both),
         (true, false) => Ok(Accepted::JsonOnly),

@@ -16,6 +16,7 @@ use super::upstream::Upstreams;
 use crate::config::limits::Limits;
 use crate::mcp::probe::{Choice, OpenError};
 use crate::mcp::version::Era;
+use crate::telemetry::metrics::Meter;
 
 /// The servers of one endpoint.
 pub(super) struct Children {
@@ -24,6 +25,8 @@ pub(super) struct Children {
     pub(super) sessions: Arc<Sessions>,
     pub(super) limits: Arc<Limits>,
     pub(super) learnt: Arc<Mutex<Learnt>>,
+    /// What is counted of them all.
+    pub(super) meter: Arc<Meter>,
     upstreams: OnceLock<Arc<dyn Upstreams>>,
     shared: OnceLock<Arc<Child>>,
     private: Mutex<HashMap<Key, Private>>,
@@ -113,13 +116,20 @@ impl Learnt {
 }
 
 impl Children {
-    pub(super) fn new(name: &str, sharing: Sharing, sessions: &Arc<Sessions>, limits: &Arc<Limits>) -> Arc<Self> {
+    pub(super) fn new(
+        name: &str,
+        sharing: Sharing,
+        sessions: &Arc<Sessions>,
+        limits: &Arc<Limits>,
+        meter: Arc<Meter>,
+    ) -> Arc<Self> {
         let children = Arc::new_cyclic(|this| Self {
             name: name.to_owned(),
             sharing: Arc::new(sharing),
             sessions: Arc::clone(sessions),
             limits: Arc::clone(limits),
             learnt: Arc::default(),
+            meter,
             upstreams: OnceLock::new(),
             shared: OnceLock::new(),
             private: Mutex::default(),
@@ -184,7 +194,7 @@ impl Children {
             Some(introduction) => Introduction::clone(introduction),
             None => Introduction::revived(session),
         };
-        if self.sharing.isolation == Isolation::User {
+        if self.sharing.isolation == Isolation::User || session.is_passing() {
             return self.of_identity(&session.identity, || Introduction { initialize: None, ..introduction() });
         }
         let mut private = self.private();

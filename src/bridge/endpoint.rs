@@ -14,6 +14,8 @@ use super::sessions::{Session, Sessions};
 use super::sse::OlderDoors;
 use super::upstream::Upstreams;
 use crate::config::limits::Limits;
+use crate::mcp::version::Era;
+use crate::telemetry::metrics::Meter;
 
 /// What the configuration says of one endpoint.
 #[derive(Debug, Clone)]
@@ -42,6 +44,32 @@ impl Keys {
     }
 }
 
+/// What is to be seen of an endpoint.
+#[derive(Debug)]
+pub struct EndpointFacts {
+    /// Requests that wait for its server.
+    pub in_flight: usize,
+    /// The sessions in its table.
+    pub sessions: Vec<SessionFacts>,
+    /// The era its server was opened in.
+    pub era: Option<Era>,
+    /// The protocol version that was agreed on with its server.
+    pub protocol: Option<String>,
+    /// What its server calls itself.
+    pub server: Option<String>,
+}
+
+/// What is to be seen of a session.
+#[derive(Debug)]
+pub struct SessionFacts {
+    /// What its client calls itself, in its own words.
+    pub client: String,
+    /// Whose it is.
+    pub identity: Identity,
+    /// Whether a stream for what the server says unasked is open.
+    pub has_stream: bool,
+}
+
 /// One configured path.
 pub struct Endpoint {
     pub(super) name: String,
@@ -59,10 +87,15 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint whose server is yet to be connected.
     pub fn new(settings: Settings, keys: &Keys, limits: &Arc<Limits>) -> Arc<Self> {
+        Self::counted_by(Arc::default(), settings, keys, limits)
+    }
+
+    /// The same, where another one has counted before.
+    pub fn counted_by(meter: Arc<Meter>, settings: Settings, keys: &Keys, limits: &Arc<Limits>) -> Arc<Self> {
         let revives = settings.sharing.on_exit == OnExit::Rehandshake;
         let ids = Arc::clone(&keys.sessions);
         let sessions = Arc::new(Sessions::new(&settings.name, ids, Arc::clone(limits), revives));
-        let children = Children::new(&settings.name, settings.sharing, &sessions, limits);
+        let children = Children::new(&settings.name, settings.sharing, &sessions, limits, meter);
         Arc::new(Self {
             name: settings.name,
             states: Arc::clone(&keys.states),
@@ -142,6 +175,38 @@ impl Endpoint {
         }
         for child in self.children.all() {
             child.end_listens();
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is counted of it.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.children.meter
+    }
+
+    /// The path it is served at.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What is to be seen of it now.
+    pub fn observed(&self) -> EndpointFacts {
+        let opened = self.children.all().iter().find_map(|child| child.opened());
+        let sessions = self.sessions.all().into_iter().map(|session| SessionFacts {
+            client: session.client.clone(),
+            identity: session.identity.clone(),
+            has_stream: session.standalone.is_open(),
+        });
+        EndpointFacts {
+            in_flight: self.in_flight(),
+            sessions: sessions.collect(),
+            era: opened.as_ref().map(|opened| opened.era),
+            protocol: opened.as_ref().map(|opened| opened.version.clone()),
+            server: opened.map(|opened| opened.server()).filter(|server| !server.is_empty()),
         }
     }
 

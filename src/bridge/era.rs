@@ -26,12 +26,20 @@ pub enum Serve {
 }
 
 /// What the configuration of an endpoint says about eras.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Policy {
     /// Which clients it serves.
     pub serve: Serve,
     /// Whether legacy requests without a session are served (§3.9).
     pub legacy_stateless: bool,
+    /// Whether the HTTP+SSE transport of 2024-11-05 is served (§7).
+    pub sse: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { serve: Serve::Both, legacy_stateless: false, sse: true }
+    }
 }
 
 /// The parameters of a message and their `_meta`, each read once.
@@ -185,7 +193,7 @@ fn session(headers: &HeaderMap) -> Result<Session<'_>, Refusal> {
 }
 
 /// `MCP-Protocol-Version` of a legacy request (§3.3): absent, or a version that has sessions.
-fn legacy_version(headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
+pub(super) fn legacy_version(headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
     match headers::single(headers, &MCP_PROTOCOL_VERSION) {
         Ok(None) => Ok(None),
         Ok(Some(named)) => {
@@ -311,7 +319,7 @@ mod tests {
         let initialize = call("initialize", r#""protocolVersion":"2025-06-18""#);
         let modern = call("tools/list", MODERN_META);
         let list = call("tools/list", "");
-        let only = |serve| Policy { serve, legacy_stateless: false };
+        let only = |serve| Policy { serve, ..Policy::default() };
         for (serve, body, fields, expected) in [
             (Serve::Legacy, &*modern, &[NEW][..], "400 -32600"),
             (Serve::Legacy, &notify("notifications/x", MODERN_META), &[NEW], "400 -32600"),
@@ -333,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_client_that_is_too_old_learns_what_is_served() {
-        let policy = Policy { serve: Serve::Modern, legacy_stateless: false };
+        let policy = Policy { serve: Serve::Modern, ..Policy::default() };
         for (body, fields, requested) in [
             (call("initialize", r#""protocolVersion":"2025-06-18""#), &[ODD][..], Some("2025-06-18")),
             (call("initialize", r#""protocolVersion":7"#), &[], None),
@@ -351,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_stateless_endpoint_serves_what_has_no_session() {
-        let policy = Policy { serve: Serve::Both, legacy_stateless: true };
+        let policy = Policy { legacy_stateless: true, ..Policy::default() };
         let list = call("tools/list", "");
         for (body, fields, expected) in [
             (&*list, &[][..], "LegacyStateless"),

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,14 +15,18 @@ use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::auth::Identity;
-use super::child::{Child, Facts, Live};
+use super::child::{Child, Facts, Listening, Live};
+use super::dialogue::Dialogue;
+use super::input::{self, Input};
 use super::level::Level;
 use super::refusal::Refusal;
 use super::replay::{EventId, Track, opening};
-use super::reply::{Finish, First, Json, Keep, Reply};
+use super::reply::{Finish, First, Json, Keep, Next, Reply};
 use super::seal::{Place, Sealer};
+use super::session_id::Abilities;
 use super::sessions::Session;
 use super::stream::{Body, Event, OK, Source, event_stream, json};
+use super::unread::{Held, Tab, Unread};
 use crate::config::limits::Limits;
 use crate::mcp::connection::{Connection, End, Exchange as InFlight};
 use crate::mcp::envelope::Message;
@@ -73,6 +77,8 @@ pub(super) struct Asking {
     /// Its progress token as the client wrote it.
     pub(super) token: Option<Bytes>,
     pub(super) log_level: Option<Level>,
+    /// What its client can be asked.
+    pub(super) abilities: Abilities,
     /// Whether it may lead to questions of the server.
     pub(super) candidate: bool,
     /// Whether its client can read a stream.
@@ -83,6 +89,8 @@ pub(super) struct Asking {
     pub(super) expects_task: bool,
     /// The parameters of a `subscriptions/listen`.
     pub(super) listen: Option<Bytes>,
+    /// What it takes to make it again, with input that its server may want.
+    pub(super) input: Option<Input>,
     /// How its `requestState` is sealed on the way to its client.
     pub(super) sealing: Option<Sealing>,
     /// What the server declared it can do.
@@ -100,8 +108,17 @@ pub(super) struct Exchange {
     this: Weak<Exchange>,
     /// The stream that its client reads, once there is one.
     track: Mutex<Weak<Track>>,
+    /// The call that it is a part of, where that may take several requests.
+    dialogue: OnceLock<Arc<Dialogue>>,
     /// What it occupies until its end is known, read or not.
-    occupied: Mutex<Option<(Vec<Permit>, Option<InUse>)>>,
+    occupied: Mutex<Option<Occupied>>,
+}
+
+/// What a request occupies.
+struct Occupied {
+    _permits: Vec<Permit>,
+    _session: Option<InUse>,
+    listening: Option<Listening>,
 }
 
 /// A session in use.
@@ -156,9 +173,11 @@ impl Exchange {
             Owner::Request => None,
         };
         let now = Instant::now();
+        let unread = permits.first().map(|permit| Arc::clone(&permit.permits.unread)).unwrap_or_default();
+        let tab = Tab::new(&unread, &asking.identity, limits);
         Arc::new_cyclic(|this| Self {
             asking,
-            reply: Reply::new(limits.max_outbound),
+            reply: Reply::new(limits.max_outbound, tab),
             child: Arc::downgrade(child),
             this: Weak::clone(this),
             clock: Mutex::new(Clock {
@@ -172,13 +191,25 @@ impl Exchange {
             }),
             upstream: Mutex::new(None),
             track: Mutex::default(),
-            occupied: Mutex::new(Some((permits, in_use))),
+            dialogue: OnceLock::new(),
+            occupied: Mutex::new(Some(Occupied { _permits: permits, _session: in_use, listening: None })),
         })
     }
 
     /// Itself, to be kept.
     pub(super) fn this(&self) -> Option<Arc<Self>> {
         self.this.upgrade()
+    }
+
+    /// Whether its client is asked for input now.
+    fn is_driven(&self) -> bool {
+        let driven = |child: Arc<Child>| child.driven().iter().any(|other| std::ptr::eq(Arc::as_ptr(other), self));
+        self.asking.input.is_some() && self.child.upgrade().is_some_and(driven)
+    }
+
+    /// Whether its client has been gone for too long.
+    pub(super) fn is_abandoned(&self, now: Instant, limits: &Limits) -> bool {
+        self.clock().detached.is_some_and(|since| now.duration_since(since) >= limits.detached_ttl)
     }
 
     /// Whether its client is gone.
@@ -204,10 +235,47 @@ impl Exchange {
         self.asking.streams && self.clock().detached.is_none() && !self.reply.is_over()
     }
 
+    /// Makes it a part of a call that may take several requests.
+    pub(super) fn joins(&self, dialogue: &Arc<Dialogue>) {
+        let _ = self.dialogue.set(Arc::clone(dialogue));
+    }
+
+    /// The call that it is a part of, where that may take several requests.
+    pub(super) fn dialogue(&self) -> Option<&Arc<Dialogue>> {
+        self.dialogue.get()
+    }
+
+    /// Whoever is answered in its place: a later request of the same call.
+    fn answering(&self) -> Option<Arc<Exchange>> {
+        self.dialogue()?.answering().filter(|other| !std::ptr::eq(Arc::as_ptr(other), self))
+    }
+
+    /// Keeps a place among those who listen for as long as it lasts.
+    pub(super) fn keep(&self, listening: Listening) {
+        if let Some(occupied) = &mut *self.occupied.lock().expect("nothing panics while it holds this") {
+            occupied.listening = Some(listening);
+        }
+    }
+
     /// Ties it to its place in a connection.
     pub(super) fn bind(&self, connection: &Connection<Exchange>, id: u64) {
+        self.attach(connection, id);
+        if let (Some(dialogue), Some(this)) = (self.dialogue(), self.this()) {
+            dialogue.sent(connection, id, &this);
+        }
+    }
+
+    /// The same for a later request of a call that has its place already.
+    pub(super) fn attach(&self, connection: &Connection<Exchange>, id: u64) {
         *self.upstream.lock().expect("nothing panics while it holds this") = Some((connection.clone(), id));
         self.clock().heard_before = connection.lines_heard();
+    }
+
+    /// Its time begins anew.
+    pub(super) fn begin_anew(&self) {
+        let mut clock = self.clock();
+        clock.started = Instant::now();
+        clock.last_sign = clock.started;
     }
 
     /// Its place in a connection.
@@ -222,9 +290,9 @@ impl Exchange {
 
     /// Cancels it at the server and ends it.
     pub(super) fn cancel_with(&self, reason: &str, finish: Finish) {
-        if let Some((connection, id)) = self.upstream()
-            && connection.cancel(id, Some(reason))
-        {
+        let told = self.upstream().is_some_and(|(connection, id)| connection.cancel(id, Some(reason)));
+        // While its client is asked for input the server knows nothing of it.
+        if told || self.is_driven() {
             // It is remembered for what the server may still say of it, but it is no work any more.
             self.end(finish);
         }
@@ -256,6 +324,10 @@ impl Exchange {
 
     /// Whether it must end now, and why.
     pub(super) fn overdue(&self, now: Instant, limits: &Limits) -> Option<Overdue> {
+        // Its client has a time of its own then.
+        if self.dialogue().is_some_and(|dialogue| dialogue.is_suspended()) {
+            return None;
+        }
         let clock = self.clock();
         if clock.detached.is_some_and(|since| now.duration_since(since) >= limits.detached_ttl) {
             return Some(Overdue::Abandoned);
@@ -291,8 +363,26 @@ impl Exchange {
 
     /// Ends it, whether anybody reads that or not.
     pub(super) fn end(&self, finish: Finish) {
+        if let Some(later) = self.answering() {
+            return later.end(finish);
+        }
+        let outcome = outcome(&finish);
         if !self.reply.finish(finish) {
             return;
+        }
+        if let Some(child) = self.child.upgrade() {
+            // A listen stream lasts as long as its client likes.
+            let took = self.asking.listen.is_none().then(|| self.clock().started.elapsed());
+            child.meter.answered(&self.asking.method, outcome, took);
+        }
+        if let (Some(input), Some(child)) = (&self.asking.input, self.child.upgrade()) {
+            child.has_driven(self);
+            input.give_up();
+        }
+        if self.asking.log_level.is_some()
+            && let Some(child) = self.child.upgrade()
+        {
+            child.lower_level_later();
         }
         drop(self.occupied.lock().expect("nothing panics while it holds this").take());
         if self.is_deserted() {
@@ -303,6 +393,7 @@ impl Exchange {
     /// Its client is gone.
     fn lost_client(&self) {
         self.clock().detached = Some(Instant::now());
+        self.reply.is_left();
         match self.asking.owner {
             Owner::Session(_) if self.reply.is_over() => self.settle(),
             Owner::Session(_) => {}
@@ -322,8 +413,8 @@ impl Exchange {
         let mut context = Context::from_waker(Waker::noop());
         while let Poll::Ready(next) = self.reply.poll_next(&mut context) {
             match next {
-                Ok(json) => drop(session.tracks.note(&track, &json, false)),
-                Err(finish) => {
+                Next::Event(json, _) => drop(session.tracks.note(&track, &json, false)),
+                Next::End(finish, _) => {
                     session.tracks.note(&track, &self.in_band(finish), true);
                     return;
                 }
@@ -360,6 +451,9 @@ impl Exchange {
 impl InFlight for Exchange {
     fn progress(&self, message: &Message) {
         self.clock().last_sign = Instant::now();
+        if let Some(later) = self.answering() {
+            return later.progress(message);
+        }
         let Some(token) = &self.asking.token else { return };
         let (Some(params), Ok(members)) = (message.params_text(), message.param_members()) else { return };
         let Some(own) = members.text("progressToken") else { return };
@@ -382,7 +476,34 @@ impl InFlight for Exchange {
                 return;
             }
         }
-        self.end(Finish::Upstream(end));
+        if let (End::Answered(message), Some(child), Some(this)) = (&end, self.child.upgrade(), self.this())
+            && self.asking.input.is_some()
+            && input::is_wanted(message)
+            && !self.reply.is_over()
+        {
+            return Input::drive(&child, &this, message.clone());
+        }
+        match self.dialogue() {
+            None => self.end(Finish::Upstream(end)),
+            Some(dialogue) => {
+                if let Some((exchange, end)) = dialogue.ended(end) {
+                    exchange.end(Finish::Upstream(end));
+                }
+            }
+        }
+    }
+}
+
+/// One word for how a request ended.
+fn outcome(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::Upstream(End::Answered(message)) if message.error().is_some() => "error",
+        Finish::Upstream(End::Answered(_)) | Finish::Ready(_) => "ok",
+        Finish::Upstream(End::Malformed) => "upstream_protocol",
+        Finish::Upstream(End::TooLarge(_)) => "response_too_large",
+        Finish::Upstream(End::Closed) => "upstream_exited",
+        Finish::Upstream(End::NotSent) => "upstream_unavailable",
+        Finish::Ferry(refusal) => refusal.reason().unwrap_or("other"),
     }
 }
 
@@ -445,7 +566,7 @@ pub(super) async fn begin(
             exchange.bind(&live.connection, number);
             sent = live.connection.send(number, &exchange.asking.method, params(number)).await;
         }
-        let reader = || Reader { exchange: Arc::clone(&exchange), over: false, track: None };
+        let reader = || Reader::of(&exchange);
         match sent {
             Ok(()) => {
                 live.busy.notify_one();
@@ -494,12 +615,16 @@ impl Reader {
         match first {
             First::Event => {
                 let opening = self.begin_track();
-                event_stream(self, opening, terms.keep_alive)
+                let tab = self.tab();
+                event_stream(self, opening, terms.keep_alive).map(|body| body.on(tab))
             }
-            First::End(finish) => {
+            First::End(finish, held) => {
                 self.over = true;
                 match self.exchange.words(finish) {
-                    Words::Json(status, text) => json(status, text),
+                    Words::Json(status, text) => match held {
+                        Some(held) => json(status, held.with(text)).map(|body| body.on(self.tab())),
+                        None => json(status, text),
+                    },
                     Words::Refusal(refusal) => {
                         refusal.response(Some(&self.exchange.asking.id)).map(|body| Body::whole([body]))
                     }
@@ -510,15 +635,31 @@ impl Reader {
 }
 
 impl Reader {
+    /// Whoever waits for this one.
+    pub(super) fn of(exchange: &Arc<Exchange>) -> Self {
+        Self { exchange: Arc::clone(exchange), over: false, track: None }
+    }
+
+    /// Waits no more, without that meaning that its client is gone.
+    pub(super) fn waive(mut self) {
+        self.over = true;
+    }
+
     /// A reader that goes on where another one was.
     pub(super) fn resume(exchange: Arc<Exchange>, track: Arc<Track>, key: u64) -> Self {
         exchange.found_client();
         Self { exchange, over: false, track: Some((track, key)) }
     }
 
+    /// What its client has yet to read.
+    pub(super) fn tab(&self) -> Arc<Tab> {
+        Arc::clone(self.exchange.reply.tab())
+    }
+
     /// Begins a stream that its client can come back to, if it is of a session. Returns its first bytes.
     fn begin_track(&mut self) -> Bytes {
-        let Some(session) = self.exchange.session() else { return OK };
+        // One without a session has no stream to come back on.
+        let Some(session) = self.exchange.session().filter(|session| !session.is_passing()) else { return OK };
         let track = session.tracks.of_exchange(Arc::clone(&self.exchange));
         *self.exchange.track.lock().expect("nothing panics while it holds this") = Arc::downgrade(&track);
         let opening = opening(session.version, &EventId { stream: track.id.clone(), seq: 0 });
@@ -528,12 +669,13 @@ impl Reader {
     }
 
     /// Numbers an event of its stream.
-    fn numbered(&self, json: Json, is_final: bool) -> Event {
+    fn numbered(&self, json: Json, held: Option<Held>, is_final: bool) -> Event {
         let id = match (self.exchange.session(), &self.track) {
             (Some(session), Some((track, _))) => Some(session.tracks.note(track, &json, is_final)),
             _ => None,
         };
-        Event { id, json }
+        // What is kept for a client that comes back is counted there.
+        Event { id, json: held_by(held, json) }
     }
 
     /// Waits for the answer and for nothing else: messages before it are dropped.
@@ -541,7 +683,7 @@ impl Reader {
         let first = std::future::poll_fn(|context| self.exchange.reply.poll_first(context, false)).await;
         self.over = true;
         match first {
-            First::End(finish) => self.exchange.in_band(finish),
+            First::End(finish, held) => held_by(held, self.exchange.in_band(finish)),
             First::Event => Vec::new(),
         }
     }
@@ -560,10 +702,10 @@ impl Source for Reader {
             return Poll::Ready(None);
         }
         self.exchange.reply.poll_next(context).map(|next| match next {
-            Ok(json) => Some(self.numbered(json, false)),
-            Err(finish) => {
+            Next::Event(json, held) => Some(self.numbered(json, Some(held), false)),
+            Next::End(finish, held) => {
                 self.over = true;
-                Some(self.numbered(self.exchange.in_band(finish), true))
+                Some(self.numbered(self.exchange.in_band(finish), held, true))
             }
         })
     }
@@ -578,9 +720,19 @@ impl Drop for Reader {
     }
 }
 
-/// Counts requests in flight, per identity and in all.
+fn held_by(held: Option<Held>, json: Json) -> Json {
+    match held {
+        Some(held) => held.with(json),
+        None => json,
+    }
+}
+
+/// Counts requests in flight, per identity and in all, and what is left of their answers.
 #[derive(Debug, Default)]
-pub(super) struct Permits(Mutex<Counts>);
+pub(super) struct Permits {
+    counts: Mutex<Counts>,
+    unread: Arc<Unread>,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -591,7 +743,7 @@ struct Counts {
 impl Permits {
     /// Counts one more, unless there are too many.
     pub(super) fn take(self: &Arc<Self>, identity: &Identity, max: usize, max_own: usize) -> Option<Permit> {
-        let mut counts = self.0.lock().expect("nothing panics while it counts");
+        let mut counts = self.counts.lock().expect("nothing panics while it counts");
         let own = counts.by_identity.get(identity).copied().unwrap_or_default();
         if counts.all >= max || own >= max_own {
             return None;
@@ -611,7 +763,7 @@ pub(super) struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.permits.0.lock().expect("nothing panics while it counts");
+        let mut counts = self.permits.counts.lock().expect("nothing panics while it counts");
         counts.all -= 1;
         if let Some(own) = counts.by_identity.get_mut(&self.identity) {
             *own -= 1;

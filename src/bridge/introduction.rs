@@ -44,6 +44,9 @@ impl Introduction {
 
     /// What the id of a session tells, where nothing more is known: extensions and experiments are lost.
     pub(super) fn revived(session: &Session) -> Self {
+        if session.is_passing() {
+            return Self { era: Era::Legacy, initialize: None, client_info: own_info(), capabilities: "{}".to_owned() };
+        }
         let (name, version) = session.client.rsplit_once(' ').unwrap_or((&session.client, ""));
         let client_info = format!("{{\"name\":{},\"version\":{}}}", quote(name), quote(version));
         let capabilities = capabilities(session.abilities);

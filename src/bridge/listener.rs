@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Sleep;
 use tower_service::Service as _;
 
+use super::unread::{HangUp, Tab};
 use crate::config::limits::Limits;
 
 /// How long accepting pauses when the system has no descriptor for another connection.
@@ -74,7 +75,8 @@ impl Tcp {
             let _ = stream.set_nodelay(true);
             let (router, limits, mut stop) = (router.clone(), Arc::clone(&limits), stop.clone());
             tokio::spawn(async move {
-                let (stream, service) = timed(stream, router, limits.header_timeout);
+                let hang_up = HangUp::default();
+                let (stream, service) = timed(stream, router, limits.header_timeout, hang_up.clone());
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     // hyper's clock runs from the end of the last answer: it bounds how long a connection is kept.
@@ -84,6 +86,8 @@ impl Tcp {
                 let mut connection = std::pin::pin!(connection);
                 let ended = tokio::select! {
                     ended = &mut connection => ended,
+                    // In the middle of an answer that its client does not read.
+                    () = hang_up.asked() => return,
                     () = told(&mut stop) => {
                         connection.as_mut().graceful_shutdown();
                         connection.await
@@ -109,15 +113,22 @@ fn timed(
     stream: TcpStream,
     router: Router,
     header_timeout: Duration,
-) -> (HeadTimed, impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone) {
+    hang_up: HangUp,
+) -> (
+    HeadTimed,
+    impl Service<Request<Incoming>, Response = Response<Answering>, Error = Infallible, Future: Send> + Clone,
+) {
     let between = Arc::new(AtomicBool::new(true));
     let stream = HeadTimed { stream, between: Arc::clone(&between), header_timeout, deadline: None };
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         between.store(false, Ordering::Release);
-        let (mut router, between) = (router.clone(), Arc::clone(&between));
+        let (mut router, between, hang_up) = (router.clone(), Arc::clone(&between), hang_up.clone());
         async move {
-            let response = router.call(request).await?;
-            Ok(response.map(|body| Body::new(Answering { body, between })))
+            let mut response = router.call(request).await?;
+            if let Some(tab) = response.extensions_mut().remove::<Arc<Tab>>() {
+                tab.is_read_by(hang_up);
+            }
+            Ok(response.map(|body| Answering { body, between }))
         }
     });
     (stream, service)

@@ -123,15 +123,23 @@ pub const METHODS: &[Method] = &[
     Method { name: COMPLETE, capability: &["completions"], ..PLAIN },
     Method { name: SET_LEVEL, removed: true, capability: &["logging"], ..PLAIN },
     Method { name: LISTEN, ..PLAIN },
-    Method { name: TASKS_GET, capability: TASKS_EXTENSION, named_by: Some("taskId"), ..PLAIN },
-    Method { name: TASKS_UPDATE, capability: TASKS_EXTENSION, named_by: Some("taskId"), ..PLAIN },
-    Method { name: TASKS_CANCEL, capability: TASKS_EXTENSION, named_by: Some("taskId"), ..PLAIN },
+    Method { name: TASKS_GET, capability: TASKS_CAPABILITY, named_by: Some("taskId"), ..PLAIN },
+    Method { name: TASKS_UPDATE, capability: TASKS_CAPABILITY, named_by: Some("taskId"), ..PLAIN },
+    Method { name: TASKS_CANCEL, capability: TASKS_CAPABILITY, named_by: Some("taskId"), ..PLAIN },
     Method { name: TASKS_RESULT, capability: &["tasks"], ..PLAIN },
     Method { name: TASKS_LIST, capability: &["tasks"], ..PLAIN },
 ];
 
 /// Where a modern server declares tasks; a legacy one has them under `tasks`.
-const TASKS_EXTENSION: &[&str] = &["extensions", "io.modelcontextprotocol/tasks"];
+pub const TASKS_CAPABILITY: &[&str] = &["extensions", TASKS_EXTENSION];
+
+/// The extension by which modern servers have tasks.
+pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";
+
+/// Whether a request may end in `input_required` (§1.3).
+pub fn may_ask_back(method: &str) -> bool {
+    find(method).is_some_and(|known| known.interactive)
+}
 
 /// What ferry knows of a request.
 pub fn find(method: &str) -> Option<&'static Method> {

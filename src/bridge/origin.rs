@@ -4,6 +4,7 @@
 //! knows the address. Programs send no `Origin` and pass.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http::header::{
@@ -43,9 +44,12 @@ pub enum Listener<'a> {
     },
 }
 
-/// Who may talk to one listener.
+/// Who may talk to one listener. Clones stand at the same one.
 #[derive(Debug, Clone)]
-pub struct Guard {
+pub struct Guard(Arc<RwLock<Rules>>);
+
+#[derive(Debug, Clone)]
+struct Rules {
     /// Whether a `Host` must be there and be known.
     closed: bool,
     hosts: Vec<Host>,
@@ -85,7 +89,7 @@ impl Guard {
             let origin = Origin::parse(text.strip_suffix('/').unwrap_or(text));
             origin.ok_or_else(|| InvalidEntry::Origin(text.to_owned()))
         };
-        let mut guard = Self {
+        let mut guard = Rules {
             closed: !allowed_hosts.is_empty(),
             hosts: allowed_hosts.iter().map(|text| host(text)).collect::<Result<_, _>>()?,
             local_pages: Vec::new(),
@@ -108,12 +112,24 @@ impl Guard {
                 guard.origins.push(origin(&format!("https://{name}"))?);
             }
         }
-        Ok(guard)
+        Ok(Self(Arc::new(RwLock::new(guard))))
+    }
+
+    /// From now on lets pass what `other` does.
+    pub fn become_like(&self, other: &Self) {
+        let rules = other.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     /// Lets a request pass, with its origin if it has one. `authority` is that of its target, where that names one:
     /// then it outranks `Host` (RFC 9112 §3.2.2), so both must be known.
     pub fn check(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Result<Option<AllowedOrigin>, Refusal> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).check(headers, authority)
+    }
+}
+
+impl Rules {
+    fn check(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Result<Option<AllowedOrigin>, Refusal> {
         let named = headers::single(headers, &HOST).map_err(|_| Refusal::ForbiddenHost)?;
         let mut unnamed = true;
         for text in named.into_iter().chain(authority.map(Authority::as_str)) {
@@ -411,7 +427,10 @@ mod tests {
             (&tunnel, "http://localhost", "origin"),
         ] {
             assert_eq!(
-                verdict(at, &[("host", if at.closed { "localhost" } else { "x" }), ("origin", origin)]),
+                verdict(
+                    at,
+                    &[("host", if at.0.read().unwrap().closed { "localhost" } else { "x" }), ("origin", origin)]
+                ),
                 expected,
                 "{origin} at {at:?}"
             );

@@ -150,6 +150,12 @@ pub enum Refusal {
     /// Something ferry does for the server did not work out; says what.
     #[error("{0}")]
     Internal(Cow<'static, str>),
+    /// The client refused what the server wanted of it.
+    #[error("the client refused what the server asked of it")]
+    ClientRefused {
+        /// Its error, as JSON.
+        error: String,
+    },
     /// A bound is reached: sessions, exchanges, streams, bytes, queue.
     #[error("overloaded: {what}; retry later")]
     Overloaded {
@@ -235,7 +241,7 @@ impl Refusal {
             Self::InvalidParams { era: Era::Legacy, .. } | Self::UnknownTool { .. } | Self::TaskNotFound => {
                 (200, plain(INVALID_PARAMS))
             }
-            Self::Internal(_) => (200, plain(INTERNAL_ERROR)),
+            Self::Internal(_) | Self::ClientRefused { .. } => (200, plain(INTERNAL_ERROR)),
             Self::Overloaded { .. } => (503, overloaded),
             Self::RateLimited { .. } => (429, overloaded),
             Self::UpstreamUnavailable { .. } | Self::ShuttingDown { sent: false } => (503, unavailable),
@@ -259,6 +265,11 @@ impl Refusal {
     }
 
     /// `data` of the error, as JSON.
+    /// Which of ferry's own conditions it is, in one word.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.row().2.map(|(reason, _)| reason)
+    }
+
     fn data(&self) -> Option<String> {
         let supported = || serde_json::json!(MODERN);
         match self {
@@ -269,6 +280,7 @@ impl Refusal {
                 let requested = requested.as_ref().map(|version| format!(",\"requested\":{}", quote(version)));
                 Some(format!("{{\"supported\":{}{}}}", supported(), requested.unwrap_or_default()))
             }
+            Self::ClientRefused { error } => Some(error.clone()),
             Self::MissingCapability { required } => Some(format!("{{\"requiredCapabilities\":{required}}}")),
             _ => self.row().2.map(|(reason, retryable)| {
                 format!("{{\"ferry\":{{\"reason\":\"{reason}\",\"retryable\":{retryable}}}}}")

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use super::exchange::Exchange;
 use super::refusal::Refusal;
 use super::reply::Json;
 use crate::config::limits::Limits;
+use crate::random;
 
 /// The first version whose clients understand an event without data: it primes them with an id to resume from.
 const PRIMING_SINCE: &str = "2025-11-25";
@@ -64,9 +64,7 @@ pub(super) fn opening(version: &str, id: &EventId) -> Bytes {
 /// A new stream's id: `g` for a session's own, `p` for a POST's, and 8 random bytes in base32 (RFC 4648 §6).
 fn new_id(kind: char) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut bytes = [0; 8];
-    rand::fill(&mut bytes).expect("the system has random numbers");
-    let bits = u128::from(u64::from_be_bytes(bytes)) << 1;
+    let bits = u128::from(u64::from_be_bytes(random::bytes())) << 1;
     let digits = (0..13).rev().map(|digit| char::from(ALPHABET[((bits >> (5 * digit)) & 31) as usize]));
     std::iter::once(kind).chain(digits).collect()
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use axum::Router;
 use axum::body::Body as AxumBody;
 use axum::extract::{Request, State};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt as _;
@@ -16,11 +16,12 @@ use tokio::sync::Semaphore;
 
 use super::accept::{self, Accepted};
 use super::auth::{Admission, Identity};
+use super::counted::Counted;
 use super::endpoint::Endpoint;
 use super::era::{self, Params, Route};
 use super::origin::{self, Guard};
 use super::refusal::Refusal;
-use super::relay::{self, Call, legacy_to_legacy, modern_to_modern};
+use super::relay::{self, Call, legacy_to_legacy, modern_to_modern, stateless};
 use super::sse;
 use super::stream::{Body, bare};
 use crate::config::limits::Limits;
@@ -52,6 +53,15 @@ impl Endpoints {
             .insert(endpoint.path.clone(), endpoint);
     }
 
+    /// Puts these in the place of all there were, in one step: no request finds a path empty that is only changing hands.
+    ///
+    /// # Panics
+    /// Never: nothing panics while it holds the table.
+    pub fn replace_all(&self, endpoints: impl IntoIterator<Item = Arc<Endpoint>>) {
+        let table = endpoints.into_iter().map(|endpoint| (endpoint.path.clone(), endpoint)).collect();
+        *self.by_path.write().expect("nothing panics while it holds the endpoints") = table;
+    }
+
     /// All of them.
     ///
     /// # Panics
@@ -63,7 +73,10 @@ impl Endpoints {
     /// The endpoint at a path, with or without a slash behind it, and which of its doors that is.
     fn find(&self, path: &str) -> Option<(Arc<Endpoint>, Entrance)> {
         let table = self.by_path.read().expect("nothing panics while it holds the endpoints");
-        let found = |path: &str, entrance| Some((Arc::clone(table.get(path)?), entrance));
+        let served = |entrance, endpoint: &&Arc<Endpoint>| entrance == Entrance::Streamable || endpoint.policy.sse;
+        let found = |path: &str, entrance| {
+            Some((Arc::clone(table.get(path).filter(|endpoint| served(entrance, endpoint))?), entrance))
+        };
         let below = |name: &str| path.strip_suffix(name).map(|path| if path.is_empty() { "/" } else { path });
         found(path, Entrance::Streamable)
             .or_else(|| found(path.strip_suffix('/')?, Entrance::Streamable))
@@ -112,13 +125,20 @@ async fn serve(State(door): State<Arc<Door>>, request: Request) -> Response<Axum
         Ok((_, Some(origin))) if origin::is_preflight(request.method(), request.headers()) => {
             (origin::preflight(&origin, request.headers()).map(|body| Body::whole([body])), Some(origin))
         }
-        Ok((endpoint, origin)) => {
-            let (endpoint, entrance) = endpoint;
+        Ok(((endpoint, entrance), origin)) => {
             let response = admitted(&door, &endpoint, entrance, request).await;
-            (response.unwrap_or_else(|refusal| whole(&refusal)), origin)
+            let mut response = response.unwrap_or_else(|refusal| whole(&refusal));
+            origin::put_cors(origin.as_ref(), response.headers_mut());
+            let meter = Arc::clone(endpoint.meter());
+            meter.responded(response.status().as_u16());
+            return response.map(|body| AxumBody::new(Counted { body, meter }));
         }
     };
     origin::put_cors(origin.as_ref(), response.headers_mut());
+    if let Some(tab) = response.body().tab().cloned() {
+        // The listener knows the connection.
+        response.extensions_mut().insert(tab);
+    }
     response.map(AxumBody::new)
 }
 
@@ -141,6 +161,7 @@ async fn admitted(
         Method::POST if entrance == Entrance::OlderMessages => {
             accept::require_json(headers)?;
             let (body, _room) = read(&door.endpoints, headers, body).await?;
+            endpoint.meter().received(body.len());
             Ok(sse::post(endpoint, &identity, head.uri.query(), body).await)
         }
         _ if entrance == Entrance::OlderStream => Err(Refusal::MethodNotServed { allow: "GET" }),
@@ -148,6 +169,7 @@ async fn admitted(
         Method::POST => {
             accept::require_json(headers)?;
             let (body, _room) = read(&door.endpoints, headers, body).await?;
+            endpoint.meter().received(body.len());
             Ok(post(endpoint, &identity, headers, body).await)
         }
         Method::GET => {
@@ -166,7 +188,7 @@ async fn read(
     endpoints: &Endpoints,
     headers: &HeaderMap,
     mut body: AxumBody,
-) -> Result<(Vec<u8>, tokio::sync::OwnedSemaphorePermit), Refusal> {
+) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
     let limit = endpoints.limits.max_body_bytes;
     let too_large = Refusal::BodyTooLarge { limit };
     let told = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -181,14 +203,15 @@ async fn read(
     };
     // Room is for what has come, not for what was announced: announcing costs nothing.
     let (mut room, mut taken) = (take(0)?, 0);
-    let mut whole = Vec::with_capacity(told.unwrap_or(0).min(64 * KIB));
+    // A body that comes in one piece, as most do, stays that.
+    let (mut only, mut whole) = (Bytes::new(), BytesMut::new());
     loop {
         let frame = tokio::time::timeout(endpoints.limits.header_timeout, body.frame()).await;
         let Some(frame) = frame.map_err(|_| Refusal::InvalidRequest("the body does not come".into()))? else { break };
         // Whoever breaks off in the middle of a body reads no answer.
         let frame = frame.map_err(|_| Refusal::InvalidRequest("the body broke off".into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        let length = whole.len() + data.len();
+        let length = only.len() + whole.len() + data.len();
         if length > limit {
             return Err(too_large);
         }
@@ -197,12 +220,17 @@ async fn read(
             room.merge(take(STEP.max(length - taken))?);
             taken += STEP.max(length - taken).div_ceil(KIB) * KIB;
         }
-        whole.extend_from_slice(&data);
+        if only.is_empty() && whole.is_empty() {
+            only = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut only));
+            whole.extend_from_slice(&data);
+        }
     }
-    Ok((whole, room))
+    Ok((if whole.is_empty() { only } else { whole.freeze() }, room))
 }
 
-async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
+async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap, body: Bytes) -> Response<Body> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         return batch(endpoint, identity, headers, &body).await.unwrap_or_else(|refusal| whole(&refusal));
     }
@@ -228,10 +256,12 @@ async fn post(endpoint: &Arc<Endpoint>, identity: &Identity, headers: &HeaderMap
             modern_to_modern::notification(&call, &message);
             bare(http::StatusCode::ACCEPTED)
         }
+        Ok(Route::LegacyInitialize) if endpoint.policy.legacy_stateless => stateless::initialize(&call, &message).await,
         Ok(Route::LegacyInitialize) => legacy_to_legacy::initialize(&call, &message).await,
         Ok(Route::LegacyMessage(session)) => legacy_to_legacy::message(&call, &session, &message, &params).await,
-        // No policy that can be configured yet leads here.
-        Ok(Route::LegacyBatch(_) | Route::LegacyStateless) => refused(Refusal::SessionRequired),
+        Ok(Route::LegacyStateless) => stateless::message(&call, &message, &params).await,
+        // Only an array is a batch.
+        Ok(Route::LegacyBatch(_)) => refused(Refusal::SessionRequired),
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::random;
 
 /// How long a sealed state can be brought back.
 pub const LIFETIME: Duration = Duration::from_mins(15);
@@ -65,8 +66,7 @@ impl Sealer {
     }
 
     fn seal_until(&self, place: Place<'_>, state: &str, expiry: SystemTime) -> String {
-        let mut nonce = [0; NONCE_LEN];
-        rand::fill(&mut nonce).expect("the system has random numbers");
+        let nonce: [u8; NONCE_LEN] = random::bytes();
         let mut text = seconds(expiry).to_be_bytes().to_vec();
         text.extend_from_slice(state.as_bytes());
         self.0

@@ -8,11 +8,11 @@
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::hmac;
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::mcp::version::LEGACY;
+use crate::random;
 
 const FORMAT: u8 = 1;
 const MAC_LENGTH: usize = 32;
@@ -89,8 +89,6 @@ impl SessionIds {
 
     /// A new id for `identity`.
     pub fn mint(&self, identity: &str, told: &Told) -> String {
-        let mut random = [0; RANDOM_LENGTH];
-        rand::fill(&mut random).expect("the system has random numbers");
         let mut payload = vec![FORMAT];
         let version = LEGACY.iter().position(|version| *version == told.version).unwrap_or(LEGACY.len() - 1);
         payload.push(u8::try_from(version).expect("there are few versions"));
@@ -102,7 +100,7 @@ impl SessionIds {
             payload.push(u8::try_from(text.len()).expect("texts are cut short"));
             payload.extend_from_slice(text.as_bytes());
         }
-        payload.extend_from_slice(&random);
+        payload.extend_from_slice(&random::bytes::<RANDOM_LENGTH>());
         let mac = self.mac(identity, &payload);
         payload.extend_from_slice(mac.as_ref());
         URL_SAFE_NO_PAD.encode(payload)

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::auth::Identity;
+use super::input::Response;
 use super::introduction::Introduction;
 use super::level::Level;
 use super::refusal::Refusal;
@@ -50,7 +52,7 @@ struct State {
 }
 
 /// A question of the server that this session's client is to answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Asked {
     /// Which generation of the server asked.
     pub(super) generation: u64,
@@ -63,6 +65,24 @@ pub(super) struct Asked {
     pub(super) token: Option<String>,
     /// When it is answered in the client's place.
     pub(super) deadline: Instant,
+    /// Who hears the answer; the server, where nobody stands here.
+    pub(super) hears: Option<mpsc::UnboundedSender<(Bytes, Response)>>,
+}
+
+impl Asked {
+    /// A question that ferry asks, and whose time it watches itself.
+    pub(super) fn of_ferry(key: Bytes, method: &str, hears: mpsc::UnboundedSender<(Bytes, Response)>) -> Self {
+        Self {
+            // No process's, so that none takes it along when it ends.
+            generation: u64::MAX,
+            id: key,
+            exchange: None,
+            method: method.to_owned(),
+            token: None,
+            deadline: Instant::now(),
+            hears: Some(hears),
+        }
+    }
 }
 
 impl Session {
@@ -109,6 +129,11 @@ impl Session {
     pub(super) fn is_asking(&self, generation: u64, exchange: u64) -> bool {
         let state = self.lock();
         state.asked.values().any(|asked| asked.generation == generation && asked.exchange == Some(exchange))
+    }
+
+    /// Whether it is for one request only.
+    pub(super) fn is_passing(&self) -> bool {
+        self.id.is_empty()
     }
 
     pub(super) fn touch(&self) {
@@ -212,9 +237,7 @@ impl Session {
 
 /// Below 2^53, with room for 2^20 questions before the next session's may begin.
 fn random_start() -> u64 {
-    let mut random = [0; 4];
-    aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
-    (u64::from(u32::from_be_bytes(random)) << 20) + 1
+    (u64::from(u32::from_be_bytes(crate::random::bytes())) << 20) + 1
 }
 
 /// Keeps a session from being evicted.
@@ -227,7 +250,7 @@ impl Drop for Busy {
 }
 
 /// Whether `uri` is `above` or a part of it.
-fn is_at_or_below(uri: &str, above: &str) -> bool {
+pub(super) fn is_at_or_below(uri: &str, above: &str) -> bool {
     uri.strip_prefix(above).is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with('/'))
 }
 
@@ -324,6 +347,18 @@ impl Sessions {
             session.standalone.close();
         }
         Ok(session)
+    }
+
+    /// A session for one request of a client that keeps none. It is in no table.
+    pub(super) fn passing(&self, identity: &Identity, version: &'static str) -> Session {
+        let told = Told {
+            endpoint: String::new(),
+            version,
+            abilities: Abilities::default(),
+            client_name: String::new(),
+            client_version: String::new(),
+        };
+        Session::new(String::new(), identity.clone(), &told, &self.kept, &self.limits)
     }
 
     /// The session of an id, if it is in the table.

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll};
 
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -27,6 +26,7 @@ use super::sessions::Session;
 use super::standalone::{self, Class, Standalone};
 use super::stream::{Body, Event, Source, bare, event_stream};
 use crate::mcp::envelope::{Kind, Message};
+use crate::random;
 
 /// The open streams of one endpoint, by the ids that their clients post under.
 #[derive(Debug, Default)]
@@ -81,9 +81,7 @@ pub(super) fn open(endpoint: &Arc<Endpoint>, identity: &Identity) -> Result<Resp
         return Err(Refusal::LegacyNotServed { requested: None });
     }
     let limits = &endpoint.limits;
-    let mut random = [0; 16];
-    rand::fill(&mut random).expect("the system has random numbers");
-    let id = URL_SAFE_NO_PAD.encode(random);
+    let id = URL_SAFE_NO_PAD.encode(random::bytes::<16>());
     let stream = Arc::new(Standalone::new(limits.max_queued, 1));
     let door = OlderDoor { identity: identity.clone(), stream: Arc::clone(&stream), session: Mutex::default() };
     let mut doors = endpoint.older_doors.lock();
@@ -127,7 +125,7 @@ pub(super) async fn post(
     endpoint: &Arc<Endpoint>,
     identity: &Identity,
     query: Option<&str>,
-    body: Vec<u8>,
+    body: Bytes,
 ) -> Response<Body> {
     let message = match Message::from_client(body) {
         Ok(message) => message,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use super::replay::EventId;
 use super::reply::Json;
+use super::unread::Tab;
 
 /// Events up to this size go out in one piece.
 const JOINED_BELOW: usize = 16 * 1024;
@@ -41,7 +43,11 @@ pub(super) trait Source: Send + 'static {
 }
 
 /// The body of an answer.
-pub(super) struct Body(Kind);
+pub(super) struct Body {
+    kind: Kind,
+    /// What of it its client has yet to read, where that is counted.
+    tab: Option<Arc<Tab>>,
+}
 
 enum Kind {
     /// Pieces whose whole length is known.
@@ -69,7 +75,17 @@ impl Body {
     pub(super) fn whole(parts: impl IntoIterator<Item = Bytes>) -> Self {
         let parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         let left = parts.iter().map(|part| part.len() as u64).sum();
-        Self(Kind::Whole { parts, left })
+        Self { kind: Kind::Whole { parts, left }, tab: None }
+    }
+
+    /// The same body, its pieces taken as its client reads.
+    pub(super) fn on(self, tab: Arc<Tab>) -> Self {
+        Self { tab: Some(tab), ..self }
+    }
+
+    /// What its client has yet to read.
+    pub(super) fn tab(&self) -> Option<&Arc<Tab>> {
+        self.tab.as_ref()
     }
 
     fn events(source: impl Source, opening: Bytes, keep_alive: Duration) -> Self {
@@ -77,7 +93,8 @@ impl Body {
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first bytes at once: Cloudflare holds the headers of a stream back until there are some.
         let pieces = VecDeque::from([opening]);
-        Self(Kind::Events(Box::new(Events { source: Box::new(source), pieces, keep_alive, over: false })))
+        let events = Events { source: Box::new(source), pieces, keep_alive, over: false };
+        Self { kind: Kind::Events(Box::new(events)), tab: None }
     }
 }
 
@@ -107,20 +124,22 @@ pub(super) fn bare(status: StatusCode) -> Response<Body> {
     response
 }
 
+/// The next piece, or the beginning of a long one: hyper asks for more as its client reads, which tells who does.
+fn take(pieces: &mut VecDeque<Bytes>) -> Option<Bytes> {
+    const STEP: usize = 256 * 1024;
+    match pieces.front_mut() {
+        Some(first) if first.len() > STEP => Some(first.split_to(STEP)),
+        _ => pieces.pop_front(),
+    }
+}
+
 /// One event as it goes out. JSON's line breaks, legal between tokens, would split it in two.
 fn frame(event: Event) -> impl Iterator<Item = Bytes> {
     const HEAD: &[u8] = b"event: message\ndata: ";
     const TAIL: &[u8] = b"\n\n";
     let Event { id, json } = event;
     let id = id.map(|id| Bytes::from(format!("id: {id}\n")));
-    let json = json.into_iter().map(|part| {
-        if memchr::memchr2(b'\n', b'\r', &part).is_none() {
-            return part;
-        }
-        let mut part = BytesMut::from(part.as_ref());
-        crate::mcp::envelope::flatten(&mut part);
-        part.freeze()
-    });
+    let json = json.into_iter().map(crate::mcp::envelope::flattened);
     let parts: Vec<Bytes> =
         id.into_iter().chain([Bytes::from_static(HEAD)]).chain(json).chain([Bytes::from_static(TAIL)]).collect();
     let length = parts.iter().map(Bytes::len).sum::<usize>();
@@ -137,25 +156,30 @@ impl HttpBody for Body {
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut self.get_mut().0 {
+        let this = self.get_mut();
+        let (next, more) = match &mut this.kind {
             Kind::Whole { parts, left } => {
-                let part = parts.pop_front();
+                let part = take(parts);
                 *left -= part.as_ref().map_or(0, |part| part.len() as u64);
-                Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+                (Poll::Ready(part), !parts.is_empty())
             }
-            Kind::Events(events) => events.poll(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+            Kind::Events(events) => (events.poll(context), !events.pieces.is_empty()),
+        };
+        if let (Some(tab), true) = (&this.tab, more) {
+            tab.moves();
         }
+        next.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole { parts, .. } => parts.is_empty(),
             Kind::Events(events) => events.over && events.pieces.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole { left, .. } => SizeHint::with_exact(*left),
             Kind::Events(_) => SizeHint::default(),
         }
@@ -165,7 +189,7 @@ impl HttpBody for Body {
 impl Events {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            if let Some(piece) = self.pieces.pop_front() {
+            if let Some(piece) = take(&mut self.pieces) {
                 return Poll::Ready(Some(piece));
             }
             if self.over {

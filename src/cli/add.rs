@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::change::{self, Added, Addition, ChangeError, ConfigArg, shown};
 use super::output;
+use super::take_effect::take_effect;
 use crate::config::edit::{Block, Origin};
 use crate::config::load::Config;
 use crate::config::values::{Name, UrlPath, is_variable_name};
@@ -93,8 +94,7 @@ fn add(arguments: &Add) -> Result<Exit, ChangeError> {
         env_file: None,
         cwd: arguments.cwd.clone(),
     };
-    report(&file, &change::add(&file, vec![Addition { block, variables }])?, &[(name, path)]);
-    Ok(Exit::Stopped)
+    Ok(report(&file, &change::add(&file, vec![Addition { block, variables }])?, &[(name, path)]))
 }
 
 /// A program named by a relative path is meant from here, not from wherever ferry is started.
@@ -112,8 +112,8 @@ fn anchored(command: &[String], has_directory: bool) -> Vec<String> {
     argv
 }
 
-/// Says what was added, and where it will be.
-pub(super) fn report(file: &Path, added: &Added, servers: &[(Name, UrlPath)]) {
+/// Says what was added and where it is, and has it take effect.
+pub(super) fn report(file: &Path, added: &Added, servers: &[(Name, UrlPath)]) -> Exit {
     let env_files = match added {
         Added::Written { env_files } => {
             let base = Config::load(file).ok().map(|config| super::list::base_url(&config));
@@ -129,8 +129,9 @@ pub(super) fn report(file: &Path, added: &Added, servers: &[(Name, UrlPath)]) {
         }
     };
     note_env_files(env_files);
-    if matches!(added, Added::Written { .. }) {
-        output::note("`ferry run` serves it; a ferry that runs already has to be started again");
+    match added {
+        Added::Written { .. } => take_effect(file, "`ferry run` serves it"),
+        Added::ToDeclare { .. } => Exit::Stopped,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::change::{ConfigArg, shown};
 use super::output;
-use crate::config::load::{Config, ConfigError};
 use crate::config::schema;
 use crate::daemon::configured;
 use crate::error::{Advise, Exit};
@@ -33,13 +32,7 @@ pub(super) fn run(arguments: &ConfigCommand) -> Result<Exit, Box<dyn Advise>> {
 }
 
 fn check(config: &ConfigArg) -> Result<Exit, Box<dyn Advise>> {
-    let config = Config::load(&config.located().map_err(boxed)?).map_err(boxed)?;
-    configured::guard(&config).map_err(boxed)?;
-    if !config.broken.is_empty() {
-        // At start these would be broken alone; somebody who asks wants to know.
-        let faults = config.broken.into_iter().flat_map(|broken| broken.faults).collect();
-        return Err(boxed(ConfigError::Wrong { path: config.path, faults }));
-    }
+    let config = configured::load_whole(&config.located().map_err(boxed)?).map_err(boxed)?;
     let servers: Vec<String> = config
         .servers
         .iter()

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::demo::reachable;
+use crate::daemon::configured::reachable;
 use crate::secret::Secret;
 
 /// What clients are to connect to.

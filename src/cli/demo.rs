@@ -2,11 +2,10 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -15,21 +14,21 @@ use super::output;
 use crate::bridge::auth::Admission;
 use crate::bridge::child::{Isolation, Sharing};
 use crate::bridge::endpoint::{Keys, Settings as EndpointSettings};
-use crate::bridge::era::{Policy, Serve};
+use crate::bridge::era::Policy;
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::{Guard, Listener};
 use crate::config::limits::Limits;
 use crate::config::values::UrlPath;
 use crate::daemon;
-use crate::daemon::assemble::{Local, Server, Service};
+use crate::daemon::assemble::{Beginning, Local, Server, Service};
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
-use crate::paths;
 use crate::secret::Secret;
 use crate::supervisor::signals::Signals;
 use crate::supervisor::{Capture, Environment, Role, Settings, Signal, Spec, Start, SupervisorError, TERM_GRACE};
 use crate::telemetry::logging::{self, LogFormat};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
+use crate::{paths, random};
 
 /// The port of `[bridge] local_port`, unless it says otherwise.
 const DEFAULT_PORT: u16 = 8765;
@@ -89,7 +88,7 @@ impl Default for Try {
 /// Which era to open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum EraChoice {
-    /// The one that the most clients reach: legacy where the server has it, else modern
+    /// Modern where the server has it, else legacy
     #[default]
     Auto,
     /// `initialize` and sessions
@@ -173,7 +172,7 @@ pub(super) fn run(arguments: &Try) -> Result<Exit, Box<dyn Advise>> {
 }
 
 fn serve(arguments: &Try) -> Result<Exit, TryError> {
-    logging::start(arguments.log_format, None);
+    logging::start(arguments.log_format, None, None);
     let logs = LogWriter::start(LogLimits::default())?;
     let mut settings = Settings::new(paths::state_dir()?.join("try"))?;
     settings.scratch = true;
@@ -199,16 +198,15 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
             let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).map_err(|_| Exit::Failed)?;
             let admission = token.map_or_else(Admission::loopback, Admission::token);
             let server = server(arguments, stderr, told).map_err(|_| Exit::Failed)?;
-            let mut secret = [0; 32];
-            rand::fill(&mut secret).map_err(|_| Exit::Failed)?;
-            let limits = Arc::new(Limits::default());
-            Ok(Service::begin(
-                supervisor,
-                vec![server],
-                Some(Local { tcp, guard, admission, broken: Vec::new() }),
-                &Keys::new(&secret),
-                &limits,
-            ))
+            let beginning = Beginning {
+                servers: vec![server],
+                broken: Vec::new(),
+                local: Some(Local { tcp, guard, admission }),
+                keys: Keys::new(&random::bytes()),
+                limits: Arc::default(),
+                source: None,
+            };
+            Ok(Service::begin(supervisor, beginning))
         });
         let ended = ended.await?;
         failure.get().map_or(Ok(ended), |why| Err(TryError::Command(why.clone())))
@@ -268,7 +266,7 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
         stderr,
     };
     let era = match arguments.era {
-        EraChoice::Auto => Choice::PreferLegacy,
+        EraChoice::Auto => Choice::Probe,
         EraChoice::Legacy => Choice::Legacy,
         EraChoice::Modern => Choice::Modern,
     };
@@ -280,31 +278,18 @@ fn server(arguments: &Try, stderr: Capture, told: Arc<OnceLock<String>>) -> io::
     let endpoint = EndpointSettings {
         name: process.name.clone(),
         path: arguments.path.to_string(),
-        policy: Policy { serve: Serve::Both, legacy_stateless: false },
+        policy: Policy::default(),
         // The demo server is there to be tried, its questions included; it has another way for who cannot be asked.
         sharing: Sharing { era, isolation, interactive: is_demo, ..Sharing::default() },
     };
-    Ok(Server { process, endpoint, vital: Some(told), request_timeout: None })
+    Ok(Server { process, endpoint, vital: Some(told), limits: None, request_timeout: None, variables: None })
 }
 
 fn new_token() -> Secret {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).expect("the system has random numbers");
-    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+    Secret::new(URL_SAFE_NO_PAD.encode(random::bytes::<32>()))
 }
 
 /// A command as one would type it.
 fn shown(command: &[OsString]) -> String {
     shell_words::join(command.iter().map(|word| word.to_string_lossy()))
-}
-
-/// Where a client on this or another machine finds an address.
-pub(super) fn reachable(address: SocketAddr) -> String {
-    let host = match address.ip() {
-        ip if ip.is_unspecified() => nix::unistd::gethostname()
-            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-        IpAddr::V4(ip) => ip.to_string(),
-    };
-    format!("{host}:{}", address.port())
 }

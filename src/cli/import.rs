@@ -121,8 +121,7 @@ fn take_over(arguments: &Import) -> Result<Exit, ImportError> {
         }
         additions.push(Addition { block, variables });
     }
-    add::report(&file, &change::add(&file, additions)?, &servers);
-    Ok(Exit::Stopped)
+    Ok(add::report(&file, &change::add(&file, additions)?, &servers))
 }
 
 /// All that is declared anywhere. A file of a client's own that cannot be read is no reason to see none of the others.

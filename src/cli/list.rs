@@ -5,11 +5,10 @@ use std::net::Ipv4Addr;
 use serde_json::json;
 
 use super::change::ConfigArg;
-use super::demo::reachable;
 use super::output;
 use crate::config::load::{Config, ConfigError};
 use crate::config::words;
-use crate::daemon::configured;
+use crate::daemon::configured::{self, reachable};
 use crate::error::{Advise, Exit};
 
 /// Arguments of `ferry list`.

@@ -8,9 +8,14 @@ mod demo;
 mod import;
 mod init;
 mod list;
+mod logs;
 mod output;
+mod reload;
 mod remove;
+mod restart;
 mod run;
+mod status;
+mod take_effect;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -36,6 +41,14 @@ enum Command {
     Try(demo::Try),
     /// Serve the servers of the configuration.
     Run(run::Run),
+    /// Show how the ferry that runs is.
+    Status(status::StatusCommand),
+    /// Show what ferry or one of its servers has written.
+    Logs(logs::Logs),
+    /// Have the ferry that runs read its configuration again.
+    Reload(reload::Reload),
+    /// Restart one server's process; its sessions go on.
+    Restart(restart::Restart),
     /// Write a configuration file to begin with.
     Init(init::Init),
     /// Add a server to the configuration.
@@ -66,6 +79,10 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Try(arguments)) => demo::run(&arguments),
         Some(Command::Run(arguments)) => run::run(&arguments),
+        Some(Command::Status(arguments)) => status::run(&arguments),
+        Some(Command::Logs(arguments)) => logs::run(&arguments),
+        Some(Command::Reload(arguments)) => reload::run(&arguments),
+        Some(Command::Restart(arguments)) => restart::run(&arguments),
         Some(Command::Init(arguments)) => init::run(&arguments),
         Some(Command::Add(arguments)) => add::run(&arguments),
         Some(Command::Remove(arguments)) => remove::run(&arguments),

@@ -2,6 +2,7 @@
 
 use super::change::{self, ChangeError, ConfigArg, shown};
 use super::output;
+use super::take_effect::take_effect;
 use crate::config::edit;
 use crate::error::{Advise, Exit};
 
@@ -38,6 +39,5 @@ fn remove(arguments: &Remove) -> Result<Exit, ChangeError> {
     if env_file.exists() {
         output::note(&format!("its variables are still in {}", shown(&env_file)));
     }
-    output::note("a ferry that runs serves it until it is started again");
-    Ok(Exit::Stopped)
+    Ok(take_effect(&file, ""))
 }

@@ -3,24 +3,33 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::change::{ConfigArg, shown};
-use super::demo::reachable;
 use super::output;
+use crate::bridge::auth::Admission;
 use crate::bridge::endpoint::Keys;
 use crate::bridge::listener::Tcp;
+use crate::bridge::origin::Guard;
 use crate::config::load::{Config, ConfigError};
 use crate::config::schema;
-use crate::daemon::assemble::{Local, Service};
-use crate::daemon::configured::{self, NoToken, UnusableEntry};
+use crate::config::values::LogFilter;
+use crate::daemon::assemble::{Beginning, Local, Service};
+use crate::daemon::configured::{self, NoToken, UnusableEntry, reachable};
+use crate::daemon::control::{self, Socket, SocketError};
+use crate::daemon::reload::Source;
 use crate::daemon::{self, key};
 use crate::error::{Advise, Exit};
 use crate::paths;
 use crate::supervisor::signals::Signals;
 use crate::supervisor::{Settings, Supervisor, SupervisorError};
-use crate::telemetry::logging::{self, LogFormat};
+use crate::telemetry::logging::{self, Kept, LogFormat, MAIN_LOG};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
+
+/// How long the last lines of the log may take to the disk.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Arguments of `ferry run`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +55,8 @@ enum RunError {
     Path(#[from] paths::PathError),
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     #[error("ferry cannot listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -64,6 +75,7 @@ impl Advise for RunError {
             Self::Token(error) => error.hint(),
             Self::Path(error) => error.hint(),
             Self::Supervisor(error) => error.hint(),
+            Self::Socket(error) => error.hint(),
             Self::Listen { source, .. } => Some(match source.kind() {
                 io::ErrorKind::AddrInUse => {
                     "another ferry, or something else, listens there; `local_port` in the configuration names another port, \
@@ -85,6 +97,7 @@ impl Advise for RunError {
             Self::Token(error) => error.exit(),
             Self::Path(error) => error.exit(),
             Self::Supervisor(error) => error.exit(),
+            Self::Socket(error) => error.exit(),
             Self::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => Exit::AlreadyRunning,
                 io::ErrorKind::PermissionDenied => Exit::NotPermitted,
@@ -100,20 +113,22 @@ pub(super) fn run(arguments: &Run) -> Result<Exit, Box<dyn Advise>> {
 }
 
 fn serve(arguments: &Run) -> Result<Exit, RunError> {
-    let config = Config::load(&arguments.config.located()?)?;
+    let config = Arc::new(Config::load(&arguments.config.located()?)?);
     let guard = configured::guard(&config)?;
     let admission = configured::admission(&config)?;
     let format = arguments.log_format.unwrap_or(match config.logging.format {
         Some(schema::LogFormat::Json) => LogFormat::Json,
         Some(schema::LogFormat::Human) | None => LogFormat::Human,
     });
-    logging::start(format, config.logging.level.as_ref().map(schema_text));
+    let kept = Kept::default();
+    logging::start(format, config.logging.level.as_ref().map(LogFilter::as_str), Some(kept.clone()));
     let usual = LogLimits::default();
     let logs = LogWriter::start(LogLimits {
         bytes: config.logging.max_bytes.unwrap_or(usual.bytes),
         kept: config.logging.kept.unwrap_or(usual.kept),
     })?;
     let mut settings = Settings::new(paths::state_dir()?)?;
+    let socket = control::socket_path(&settings.state_dir)?;
     settings.logs = Some(logs.clone());
     if let Some(timeout) = config.bridge.shutdown_timeout {
         settings.shutdown_timeout = timeout.0;
@@ -127,40 +142,48 @@ fn serve(arguments: &Run) -> Result<Exit, RunError> {
             None => None,
         };
         let address = tcp.as_ref().map(Tcp::address);
+        let mut refused = None;
         let ended = daemon::run(settings, signals, |supervisor| {
-            let begun = begin(&config, supervisor, &logs, tcp.map(|tcp| (tcp, guard, admission)));
+            kept.go_to(&logs.file(paths::log_dir(supervisor.state_dir()).join(MAIN_LOG)));
+            let begun = begin(&config, supervisor, &logs, socket, tcp.map(|tcp| (tcp, guard, admission)));
             let service = begun.map_err(|error| {
-                tracing::error!("ferry cannot begin: {error}");
-                Exit::Failed
+                let exit = error.exit();
+                refused = Some(error);
+                exit
             })?;
             // Only now: a second ferry has been told of the first before.
             tell(&config, address, format);
             Ok(service)
         });
-        Ok::<_, RunError>(ended.await?)
+        let ended = ended.await?;
+        refused.map_or(Ok(ended), Err)
     });
     // What still waits for a disk, or sweeps leftovers, is not waited for.
     runtime.shutdown_background();
+    logs.flush(LAST_LINES);
     outcome
 }
 
-fn schema_text(level: &crate::config::values::LogFilter) -> &str {
-    level.as_str()
-}
-
 fn begin(
-    config: &Config,
+    config: &Arc<Config>,
     supervisor: &Supervisor,
     logs: &LogWriter,
-    local: Option<(Tcp, crate::bridge::origin::Guard, crate::bridge::auth::Admission)>,
-) -> io::Result<Service> {
+    socket: PathBuf,
+    local: Option<(Tcp, Guard, Admission)>,
+) -> Result<Service, RunError> {
     let log_dir = paths::log_dir(supervisor.state_dir());
     paths::make_private_dir(&log_dir)?;
-    let keys = Keys::new(&key::load_or_make(supervisor.state_dir())?);
-    let servers = configured::servers(config, |name| logs.file(log_dir.join(format!("{name}.log"))));
-    let broken = config.broken.iter().map(|broken| broken.name.clone()).collect();
-    let local = local.map(|(tcp, guard, admission)| Local { tcp, guard, admission, broken });
-    Ok(Service::begin(supervisor, servers, local, &keys, &Arc::new(config.bridge.limits.clone())))
+    // Before any server is started: without it nobody could ask how they are.
+    let socket = Socket::bind(socket)?;
+    let beginning = Beginning {
+        servers: configured::servers(config, |name| logs.file(log_dir.join(format!("{name}.log")))),
+        broken: configured::broken(config),
+        local: local.map(|(tcp, guard, admission)| Local { tcp, guard, admission }),
+        keys: Keys::new(&key::load_or_make(supervisor.state_dir())?),
+        limits: Arc::new(config.bridge.limits.clone()),
+        source: Some(Source { config: Arc::clone(config), logs: logs.clone(), log_dir, socket }),
+    };
+    Ok(Service::begin(supervisor, beginning))
 }
 
 /// What is served where, and what is not.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::values::seconds;
 
 /// The bounds of the bridge: times in seconds, sizes in bytes. The defaults are those of `protocol.md` §8 unless a field says otherwise.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of one request body.
@@ -58,6 +58,11 @@ pub struct Limits {
     pub max_queued: usize,
     /// Messages of one request that wait for its client to read; beyond it the oldest progress and logs are dropped.
     pub max_outbound: usize,
+    /// Bytes of answers that clients of one endpoint have yet to read. Beyond it the client that has read nothing for
+    /// the longest time is cut off.
+    pub max_unread_bytes: usize,
+    /// Bytes of answers that clients of one identity have yet to read, of one endpoint.
+    pub max_unread_bytes_per_identity: usize,
     /// Questions of a server that one session has yet to answer.
     pub max_questions: usize,
     /// Tasks of which it is known whose they are.
@@ -96,6 +101,26 @@ pub struct Limits {
     pub relisten: Duration,
     /// URLs that sessions were shown and may hear more of.
     pub max_elicitations: usize,
+    /// How long the acknowledgement of a subscription is waited for on behalf of a modern client.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub subscribe_wait: Duration,
+    /// How long a modern client may take to give what its call needs from it.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub round_ttl: Duration,
+    /// How long further questions of one call are waited for, so that a client gets them together.
+    #[serde(with = "seconds")]
+    #[schemars(with = "f64")]
+    pub round_gather: Duration,
+    /// How often one call may ask its client back.
+    pub max_rounds: usize,
+    /// Bytes of what one call may ask at once.
+    pub max_input_bytes: usize,
+    /// Calls of one server that wait for their clients.
+    pub max_suspended: usize,
+    /// Calls of one identity at one server that wait for their clients.
+    pub max_suspended_per_identity: usize,
     /// Lines that wait for a server to read them.
     pub max_queue_lines: usize,
     /// Bytes of the lines that wait for a server to read them.
@@ -151,6 +176,19 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// Those that are of a listener, or of ferry as a whole, and so of no single server.
+    pub const OF_ALL: &[&str] = &[
+        "connection_idle",
+        "drain",
+        "header_timeout",
+        "max_body_bytes",
+        "max_body_bytes_in_all",
+        "max_connections",
+        "max_header_bytes",
+    ];
+}
+
 impl Default for Limits {
     fn default() -> Self {
         const MIB: usize = 1 << 20;
@@ -174,6 +212,8 @@ impl Default for Limits {
             max_streams_per_session: 8,
             max_queued: 64,
             max_outbound: 256,
+            max_unread_bytes: 256 * MIB,
+            max_unread_bytes_per_identity: 64 * MIB,
             max_questions: 64,
             max_tasks: 10_000,
             task_memory: minutes(24 * 60),
@@ -189,6 +229,13 @@ impl Default for Limits {
             listen_ack: seconds(10),
             relisten: seconds(60),
             max_elicitations: 4096,
+            subscribe_wait: seconds(5),
+            round_ttl: minutes(5),
+            round_gather: Duration::from_millis(30),
+            max_rounds: 10,
+            max_input_bytes: 64 * 1024,
+            max_suspended: 256,
+            max_suspended_per_identity: 16,
             max_queue_lines: 1024,
             max_queue_bytes: 32 * MIB,
             queue_wait: seconds(5),

@@ -158,7 +158,7 @@ impl Config {
         };
         let mut root = reader.known(root, keys::<File>(), "at the top level", &[]);
         let mut take = |name: &str| root.remove(name);
-        let bridge = take("bridge").map(|table| reader.bridge(table)).unwrap_or_default();
+        let (bridge, limits) = take("bridge").map(|table| reader.bridge(table)).unwrap_or_default();
         let cloudflare = take("cloudflare").map(|table| reader.section(table, "[cloudflare]", &[]).unwrap_or_default());
         let access = take("access").and_then(|table| reader.section(table, "[access]", &[])).unwrap_or_default();
         let tunnel = take("tunnel").and_then(|table| reader.section(table, "[tunnel]", &[])).unwrap_or_default();
@@ -175,7 +175,9 @@ impl Config {
         };
         match take("mcps").map(|blocks| (blocks.span(), blocks.into_inner())) {
             None => {}
-            Some((_, DeValue::Array(blocks))) => config.servers(&mut reader, blocks.into_iter().collect(), home),
+            Some((_, DeValue::Array(blocks))) => {
+                config.servers(&mut reader, blocks.into_iter().collect(), &limits, home);
+            }
             Some((span, _)) => reader.note(&span, "the servers are `[[mcps]]`, with two brackets".to_owned()),
         }
         if reader.faults.is_empty() {
@@ -188,7 +190,13 @@ impl Config {
         Err(faults)
     }
 
-    fn servers(&mut self, reader: &mut Reader<'_>, blocks: Vec<Spanned<DeValue<'_>>>, home: Option<&Path>) {
+    fn servers<'d>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        blocks: Vec<Spanned<DeValue<'d>>>,
+        limits: &DeTable<'d>,
+        home: Option<&Path>,
+    ) {
         let mut taken = Taken::default();
         for (number, block) in blocks.into_iter().enumerate() {
             let span = block.span();
@@ -197,7 +205,7 @@ impl Config {
             let (name, path) = (text("name"), text("path"));
             // Faults of this block are this block's alone.
             let others = std::mem::take(&mut reader.faults);
-            let server = reader.server(block, home);
+            let server = reader.server(block, limits, home);
             let mut faults = std::mem::replace(&mut reader.faults, others);
             faults.extend(taken.take(line, name.as_deref(), path.as_deref(), server.as_ref()));
             faults.sort_by_key(|fault| fault.line);
@@ -266,13 +274,15 @@ impl Taken {
 
 /// What the tables mean.
 impl Reader<'_> {
-    fn bridge(&mut self, mut table: Spanned<DeValue<'_>>) -> Bridge {
+    /// The bridge, and its bounds as they are written.
+    fn bridge<'d>(&mut self, mut table: Spanned<DeValue<'d>>) -> (Bridge, DeTable<'d>) {
         let listen = table.get_ref().get("local_listen").map(Spanned::span);
         let limits = match table.get_mut() {
             DeValue::Table(bridge) => bridge.remove("limits"),
             _ => None,
         };
-        let limits = limits.and_then(|limits| self.limits(limits)).unwrap_or_default();
+        let written = limits.as_ref().and_then(|limits| limits.get_ref().as_table()).cloned().unwrap_or_default();
+        let limits = limits.and_then(|limits| self.limits(limits, "[bridge.limits]")).unwrap_or_default();
         let bridge = self.section(table, "[bridge]", &[]).unwrap_or_default();
         let bridge = Bridge { limits, ..bridge };
         if let (Some(span), Some(LocalListen::At(address)), None) = (listen, bridge.local_listen, &bridge.local_token)
@@ -282,10 +292,31 @@ impl Reader<'_> {
                 format!("other machines can reach {address}: set `local_token`, which clients then have to send");
             self.note(&span, text);
         }
-        bridge
+        (bridge, written)
     }
 
-    fn limits(&mut self, limits: Spanned<DeValue<'_>>) -> Option<Limits> {
+    /// One server's own bounds, on top of those of all.
+    fn own_limits<'d>(&mut self, own: Spanned<DeValue<'d>>, common: &DeTable<'d>) -> Option<Limits> {
+        let span = own.span();
+        let DeValue::Table(own) = own.into_inner() else {
+            self.note(&span, "`limits` is a table".to_owned());
+            return None;
+        };
+        let of_all = |key: &str| Limits::OF_ALL.contains(&key);
+        let mut all: DeTable<'d> =
+            common.iter().filter(|(key, _)| !of_all(key.get_ref())).map(|(k, v)| (k.clone(), v.clone())).collect();
+        for (key, value) in own {
+            if of_all(key.get_ref()) {
+                let text = format!("`{}` is no bound of one server: it belongs into `[bridge] limits`", key.get_ref());
+                self.note(&key.span(), text);
+            } else {
+                all.insert(key, value);
+            }
+        }
+        self.limits(Spanned::new(span, DeValue::Table(all)), "limits")
+    }
+
+    fn limits(&mut self, limits: Spanned<DeValue<'_>>, place: &str) -> Option<Limits> {
         /// What hyper needs for the head of a request.
         const LEAST_HEADER_BYTES: i64 = 8192;
         let mut wrong = Vec::new();
@@ -307,7 +338,7 @@ impl Reader<'_> {
                 );
             }
         }
-        let read = self.section(limits, "[bridge.limits]", &[]);
+        let read = self.section(limits, place, &[]);
         // A time of 0 has been told already.
         wrong.retain(|fault| self.faults.iter().all(|told| told.line != fault.line));
         let usable = wrong.is_empty();
@@ -315,12 +346,23 @@ impl Reader<'_> {
         read.filter(|_| usable)
     }
 
-    fn server(&mut self, block: Spanned<DeValue<'_>>, home: Option<&Path>) -> Option<(Mcp, Vec<String>)> {
+    fn server<'d>(
+        &mut self,
+        mut block: Spanned<DeValue<'d>>,
+        common: &DeTable<'d>,
+        home: Option<&Path>,
+    ) -> Option<(Mcp, Vec<String>)> {
         let before = self.faults.len();
+        let own = match block.get_mut() {
+            DeValue::Table(table) => table.remove("limits"),
+            _ => None,
+        };
+        let limits = own.and_then(|own| self.own_limits(own, common));
         let span = block.span();
         let at = |key: &str| block.get_ref().get(key).map_or_else(|| span.clone(), Spanned::span);
         let (at_command, at_args, at_prefer) = (at("command"), at("args"), at("era_prefer"));
         let mcp: Mcp = self.section(block, "[[mcps]]", NOT_YET)?;
+        let mcp = Mcp { limits, ..mcp };
         let argv = match (&mcp.command, &mcp.args) {
             (None, None) => Err((span, "`command` is missing in `[[mcps]]`".to_owned())),
             (Some(command_line), None) => {
@@ -533,6 +575,9 @@ isolation = "user"
 max_children = 3
 idle_stop = 600
 on_exit = "end_session"
+legacy_stateless = true
+sse = false
+limits = { max_inflight = 3, keep_alive = 2.5 }
 eager = false
 era = "auto"
 era_prefer = "modern"
@@ -638,6 +683,25 @@ args = ["~/bin/x", "y"]
         assert_eq!(broken(&with("isolation = 'x'")), ["line 5: `isolation`: this must be `shared`, `session`, `user`"]);
         assert_eq!(broken(&with("max_children = 0")), ["line 5: `max_children`: this is a number from 1 to 65535"]);
         assert_eq!(broken(&with("allow_tool = []"))[0].split("; ").last().unwrap(), "did you mean `allow_tools`?");
+    }
+
+    #[test]
+    fn a_server_has_bounds_of_its_own_on_top_of_those_of_all() {
+        let all = "[bridge.limits]\nmax_inflight = 9\nkeep_alive = 3\n";
+        let config = parsed(&format!("{all}{}", with("limits = { max_inflight = 2 }")));
+        let own = config.servers[0].mcp.limits.clone().unwrap();
+        assert_eq!((own.max_inflight, own.keep_alive), (2, Duration::from_secs(3)));
+        for (lines, said) in [
+            (
+                "limits = { max_body_bytes = 1 }",
+                "`max_body_bytes` is no bound of one server: it belongs into `[bridge] limits`",
+            ),
+            ("limits = { max_inflght = 1 }", "unknown key `max_inflght` in `limits`; did you mean `max_inflight`?"),
+            ("limits = { max_inflight = 0 }", "`max_inflight`: a number from 1 to 4294967295"),
+            ("limits = 7", "`limits` is a table"),
+        ] {
+            assert_eq!(broken(&with(lines)), [format!("line 5: {said}")]);
+        }
     }
 
     #[test]

@@ -13,7 +13,10 @@ pub mod env_file;
 pub mod import;
 pub mod limits;
 pub mod load;
+pub mod reload;
 pub mod schema;
 mod section;
 pub mod values;
 pub mod words;
+
+pub use section::nearest;

@@ -15,8 +15,7 @@ use super::values::{
 };
 
 /// Keys of `[[mcps]]` that are known and do nothing yet.
-pub const NOT_YET: &[&str] =
-    &["allow_tools", "allowed_emails", "deny_tools", "legacy_stateless", "limits", "read_only"];
+pub const NOT_YET: &[&str] = &["allow_tools", "allowed_emails", "deny_tools", "read_only"];
 
 /// The configuration of ferry.
 // Read for its keys and its schema only: `load` reads it section by section, so that one broken server is one.
@@ -257,11 +256,19 @@ pub struct Mcp {
     /// The era of MCP to open it in. `auto` unless it is set.
     #[serde(default)]
     pub era: Era,
-    /// Which era to open where it has both, with `era = "auto"`. `legacy` unless it is set.
+    /// Which era to open where it has both, with `era = "auto"`. `modern` unless it is set.
     pub era_prefer: Option<EraPreference>,
     /// Which clients it serves. `both` unless it is set.
     #[serde(default)]
     pub serve: Serve,
+    /// Bounds that are this server's own, instead of those in `[bridge]`.
+    pub limits: Option<Limits>,
+    /// Serve legacy clients without sessions: each request stands alone.
+    #[serde(default)]
+    pub legacy_stateless: bool,
+    /// Serve clients of the HTTP+SSE transport of 2024-11-05 too, at `<path>/sse`. `true` unless it is set.
+    #[serde(default = "yes")]
+    pub sse: bool,
     /// Declare to a legacy server that its clients can be asked (sampling, elicitation).
     #[serde(default)]
     pub shared_interactive: bool,

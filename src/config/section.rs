@@ -152,8 +152,8 @@ fn worded(message: &str) -> String {
     }
 }
 
-/// The known key that a misspelt one is nearest to, if it is near at all.
-fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+/// The known name that a misspelt one is nearest to, if it is near at all.
+pub fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let lowered = key.to_lowercase().replace('-', "_");
     let scored = known.map(|known| (strsim::jaro_winkler(&lowered, known), known));
     scored.filter(|(score, _)| *score > 0.8).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)

@@ -1,25 +1,26 @@
 //! Processes on one side, the bridge on the other: each is handed only what it needs of the other.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::Serving;
-use super::health::Health;
-use super::pool::Pool;
+use super::control::{Commands, Control};
+use super::health::Seen;
+use super::reload::{Reloader, Source};
+pub use super::servers::Broken;
+use super::servers::{GLANCE, Servers};
+use super::variables::Variables;
 use crate::bridge::auth::Admission;
-use crate::bridge::endpoint::{Endpoint, Keys, Settings};
+use crate::bridge::endpoint::{Keys, Settings};
 use crate::bridge::listener::Tcp;
 use crate::bridge::origin::Guard;
 use crate::bridge::router::{Door, Endpoints, router};
 use crate::config::limits::Limits;
 use crate::error::Exit;
 use crate::supervisor::{Spec, State, Supervisor};
-
-/// How often to look whether anything is still in flight while ferry stops.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// The local listener: where it listens, and whom it lets in.
 pub struct Local {
@@ -29,8 +30,6 @@ pub struct Local {
     pub guard: Guard,
     /// What it asks of a request.
     pub admission: Admission,
-    /// The names of those servers that cannot even be started, for `/healthz`.
-    pub broken: Vec<String>,
 }
 
 /// One server: the process, and the path it is served at.
@@ -41,91 +40,87 @@ pub struct Server {
     pub endpoint: Settings,
     /// A command that cannot be run ends ferry, since somebody has just typed it; this is told why.
     pub vital: Option<Arc<OnceLock<String>>>,
+    /// Its own bounds, instead of those of all.
+    pub limits: Option<Limits>,
     /// How long its calls may take without a sign of progress, instead of what holds for all.
     pub request_timeout: Option<Duration>,
+    /// Where its variables come from.
+    pub variables: Option<Arc<Variables>>,
+}
+
+/// What is to be served.
+pub struct Beginning {
+    /// The servers.
+    pub servers: Vec<Server>,
+    /// Those that cannot even be started.
+    pub broken: Vec<Broken>,
+    /// The listener, if there is to be one.
+    pub local: Option<Local>,
+    /// What session ids are made with.
+    pub keys: Keys,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// What is read again at a reload; nothing, where there is no file.
+    pub source: Option<Source>,
 }
 
 /// Everything that is being served.
 pub struct Service {
-    servers: Vec<Running>,
+    servers: Arc<Servers>,
     stop: watch::Sender<bool>,
     listening: watch::Receiver<bool>,
-}
-
-struct Running {
-    pool: Arc<Pool>,
-    endpoint: Arc<Endpoint>,
-    vital: Option<Arc<OnceLock<String>>>,
-    _expiry: Task,
-}
-
-/// A task that ends with its owner.
-struct Task(JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    reloader: Option<Arc<Reloader>>,
+    _control: Option<Control>,
 }
 
 impl Service {
     /// Starts the servers and opens the listener, if there is to be one.
-    pub fn begin(
-        supervisor: &Supervisor,
-        servers: Vec<Server>,
-        local: Option<Local>,
-        keys: &Keys,
-        limits: &Arc<Limits>,
-    ) -> Self {
-        let endpoints = Endpoints::new(Arc::clone(limits));
-        let servers = servers.into_iter().map(|server| {
-            let endpoint = Endpoint::new(server.endpoint, keys, &limits_of(server.request_timeout, limits));
-            endpoints.put(Arc::clone(&endpoint));
-            let pool = Pool::new(supervisor, server.process);
-            endpoint.connect(Arc::clone(&pool) as _);
-            let expiry = Task(tokio::spawn(Arc::clone(&endpoint).expire_sessions()));
-            Running { pool, endpoint, vital: server.vital, _expiry: expiry }
-        });
-        let servers: Vec<Running> = servers.collect();
+    pub fn begin(supervisor: &Supervisor, beginning: Beginning) -> Self {
+        let Beginning { servers: new, broken, local, keys, limits, source } = beginning;
+        let servers = Servers::new(supervisor, Endpoints::new(Arc::clone(&limits)), keys);
+        let order: Vec<String> = new.iter().map(|server| server.process.name.clone()).collect();
+        let started = servers.become_these(&BTreeSet::new(), new, broken, &order, &limits);
+        debug_assert!(started.is_ok(), "nobody has closed it yet");
         let (stop, stopped) = watch::channel(false);
         let (listening, is_listening) = watch::channel(local.is_some());
-        if let Some(Local { tcp, guard, admission, broken }) = local {
-            let pools = servers.iter().map(|server| Arc::clone(&server.pool)).collect();
-            let health = Health { guard: guard.clone(), admission: admission.clone(), pools, broken };
-            let router = router(Door { guard, admission, endpoints }).merge(health.router());
-            let serving = tcp.serve(router, Arc::clone(limits), stopped);
+        let guard = local.as_ref().map(|local| (local.guard.clone(), local.tcp.address()));
+        let (reloader, control) = match source {
+            Some(Source { config, logs, log_dir, socket }) => {
+                let reloader = Arc::new(Reloader::new(config, logs, log_dir, Arc::clone(&servers), guard));
+                let commands = Commands::new(Arc::clone(&servers), Arc::clone(&reloader));
+                (Some(reloader), Some(socket.serve(commands)))
+            }
+            None => (None, None),
+        };
+        if let Some(Local { tcp, guard, admission }) = local {
+            let seen = Seen { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
+            let endpoints = Arc::clone(servers.endpoints());
+            let router = router(Door { guard, admission, endpoints }).merge(seen.router());
+            let serving = tcp.serve(router, limits, stopped);
             tokio::spawn(async move {
                 serving.await;
                 listening.send_replace(false);
             });
         }
-        Self { servers, stop, listening: is_listening }
+        Self { servers, stop, listening: is_listening, reloader, _control: control }
     }
-}
-
-/// The bounds of one server.
-fn limits_of(request_timeout: Option<Duration>, limits: &Arc<Limits>) -> Arc<Limits> {
-    let Some(request_timeout) = request_timeout else { return Arc::clone(limits) };
-    // Whoever grants a silent call two hours does not mean one of them.
-    let request_timeout_in_all = limits.request_timeout_in_all.max(request_timeout);
-    Arc::new(Limits { request_timeout, request_timeout_in_all, ..Limits::clone(limits) })
 }
 
 impl Serving for Service {
     fn reload(&self) {
-        tracing::warn!("this version reads its configuration at the start only: start it again instead");
+        let Some(reloader) = &self.reloader else { return tracing::info!("there is no configuration to reload") };
+        let reloader = Arc::clone(reloader);
+        // What came of it is in the log.
+        tokio::spawn(async move { drop(reloader.reload().await) });
     }
 
     fn stop_accepting(&self) {
         self.stop.send_replace(true);
-        for server in &self.servers {
-            server.endpoint.end_streams();
-            server.pool.stop_idle();
-        }
+        self.servers.close();
     }
 
     async fn drained(&self) {
-        while self.servers.iter().any(|server| server.endpoint.in_flight() > 0) {
+        while self.servers.in_flight() > 0 {
             tokio::time::sleep(GLANCE).await;
         }
     }
@@ -135,7 +130,7 @@ impl Serving for Service {
     }
 
     async fn failed(&self) -> Exit {
-        for server in &self.servers {
+        for server in self.servers.serving() {
             let Some(told) = &server.vital else { continue };
             // One that clients do not share is not started before the first of them comes.
             let Some(first) = server.pool.members().into_iter().next() else { continue };

@@ -1,4 +1,4 @@
-//! `/healthz`: worked out when asked, never stored.
+//! `/healthz` and `/metrics`: worked out when asked, never stored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,17 +10,19 @@ use axum::routing::get;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
 
-use super::pool::Pool;
+use super::metrics;
+use super::servers::{Servers, is_well};
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
 use crate::supervisor::State;
 
-/// What answers `/healthz` on one listener.
-pub(super) struct Health {
+const JSON: &str = "application/json";
+
+/// What is to be seen of ferry on one listener.
+pub(super) struct Seen {
     pub(super) guard: Guard,
     pub(super) admission: Admission,
-    pub(super) pools: Vec<Arc<Pool>>,
-    pub(super) broken: Vec<String>,
+    pub(super) servers: Arc<Servers>,
 }
 
 /// Its answer.
@@ -42,37 +44,49 @@ enum Overall {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+pub(super) enum Word {
     Ok,
     Starting,
     Down,
 }
 
-impl Health {
+impl Seen {
     pub(super) fn router(self) -> Router {
-        Router::new().route("/healthz", get(answer)).with_state(Arc::new(self))
+        Router::new().route("/healthz", get(health)).route("/metrics", get(metrics)).with_state(Arc::new(self))
     }
 
     fn words(&self) -> BTreeMap<String, Word> {
-        let running = self.pools.iter().map(|pool| {
-            let states = pool.members().into_iter().map(|member| member.process.watch().borrow().state);
-            (pool.name().to_owned(), together(&states.map(word).collect::<Vec<_>>()))
-        });
-        running.chain(self.broken.iter().map(|name| (name.clone(), Word::Down))).collect()
+        let serving = self.servers.serving().into_iter();
+        let running = serving.map(|running| (running.name().to_owned(), of_server(&running.states())));
+        running.chain(self.servers.broken().into_iter().map(|broken| (broken.name, Word::Down))).collect()
     }
 }
 
-async fn answer(Shared(health): Shared<Arc<Health>>, request: Request) -> Response<Body> {
-    // A page whose name was made to point here must not learn what runs here.
-    if health.guard.check(request.headers(), request.uri().authority()).is_err() {
-        return plain(StatusCode::FORBIDDEN, String::new());
+/// A page whose name was made to point here must not learn what runs here.
+fn is_foreign(seen: &Seen, request: &Request) -> bool {
+    seen.guard.check(request.headers(), request.uri().authority()).is_err()
+}
+
+async fn health(Shared(seen): Shared<Arc<Seen>>, request: Request) -> Response<Body> {
+    if is_foreign(&seen, &request) {
+        return plain(StatusCode::FORBIDDEN, JSON, String::new());
     }
-    let report = Report::of(health.words(), health.admission.check(request.headers()).is_ok());
+    let report = Report::of(seen.words(), seen.admission.check(request.headers()).is_ok());
     let status = match report.status {
         Overall::Ok => StatusCode::OK,
         Overall::Degraded => StatusCode::SERVICE_UNAVAILABLE,
     };
-    plain(status, serde_json::to_string(&report).unwrap_or_default())
+    plain(status, JSON, serde_json::to_string(&report).unwrap_or_default())
+}
+
+async fn metrics(Shared(seen): Shared<Arc<Seen>>, request: Request) -> Response<Body> {
+    if is_foreign(&seen, &request) {
+        return plain(StatusCode::FORBIDDEN, metrics::FORMAT, String::new());
+    }
+    match seen.admission.check(request.headers()) {
+        Ok(_) => plain(StatusCode::OK, metrics::FORMAT, metrics::text(&seen.servers).await),
+        Err(refusal) => refusal.response(None).map(Body::from),
+    }
 }
 
 impl Report {
@@ -84,28 +98,29 @@ impl Report {
     }
 }
 
-/// One that rests until somebody asks for it is well.
-fn word(state: State) -> Word {
-    match state {
-        State::Ready | State::Resting => Word::Ok,
-        State::BackingOff | State::Failed | State::Gone => Word::Down,
-        _ => Word::Starting,
-    }
-}
-
-/// Where clients do not share a process, one that starts is no news, nor is one that is down where another works.
-fn together(words: &[Word]) -> Word {
-    match words {
+/// How a server is whose processes are in these states. Where clients do not share one, one that starts is no news, nor
+/// is one that is down where another works.
+pub(super) fn of_server(states: &[State]) -> Word {
+    let words: Vec<Word> = states.iter().copied().map(word).collect();
+    match &words[..] {
         [only] => *only,
         many if many.contains(&Word::Down) && !many.contains(&Word::Ok) => Word::Down,
         _ => Word::Ok,
     }
 }
 
-fn plain(status: StatusCode, body: String) -> Response<Body> {
+fn word(state: State) -> Word {
+    match state {
+        state if is_well(state) => Word::Ok,
+        State::BackingOff | State::Failed | State::Gone => Word::Down,
+        _ => Word::Starting,
+    }
+}
+
+fn plain(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     response
 }
@@ -127,6 +142,18 @@ mod tests {
         );
         assert_eq!(report(&[("a", Word::Down)], false), r#"{"status":"degraded"}"#);
         assert_eq!(report(&[("a", Word::Ok)], false), r#"{"status":"ok"}"#);
+    }
+
+    #[test]
+    fn where_clients_have_a_process_each_one_is_no_news() {
+        for (states, expected) in [
+            (&[][..], Word::Ok),
+            (&[State::Starting, State::Starting], Word::Ok),
+            (&[State::BackingOff, State::Ready], Word::Ok),
+            (&[State::BackingOff, State::Starting], Word::Down),
+        ] {
+            assert_eq!(of_server(states), expected, "{states:?}");
+        }
     }
 
     #[test]

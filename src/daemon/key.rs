@@ -4,9 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use aws_lc_rs::rand;
-
-use crate::paths;
+use crate::{paths, random};
 
 /// Below the state directory.
 const FILE: &str = "session.key";
@@ -28,8 +26,7 @@ pub fn load_or_make(state_dir: &Path) -> io::Result<[u8; 32]> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mut key = [0; 32];
-    rand::fill(&mut key).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    let key = random::bytes();
     paths::write_atomically(&path, &key)?;
     Ok(key)
 }

@@ -1,13 +1,22 @@
 //! What `run` and `try` start: one loop that turns signals and progress into events for [`lifecycle`] and does what it
 //! says. The one room that introduces the others to each other.
+//!
+//! [`configured`] makes of a file what [`assemble`] puts together: listeners, and `servers`, each a `pool` of processes
+//! and an endpoint of the bridge. While it runs, [`reload`] exchanges some of these for others, asked by a signal or over
+//! the socket of [`control`]; [`status`], `health` and `metrics` tell how it is, worked out when somebody asks.
 
 pub mod assemble;
 pub mod configured;
+pub mod control;
 mod health;
 pub mod key;
 mod last_words;
 pub mod lifecycle;
+mod metrics;
 mod pool;
+pub mod reload;
+mod servers;
+pub mod status;
 pub mod variables;
 
 use std::future::{Future, pending};

@@ -1,6 +1,7 @@
 //! The processes of one configured server: one for everybody, or as many as the bridge asks for. Each is tied to the
 //! child of the bridge that it serves.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, watch};
@@ -9,7 +10,6 @@ use super::last_words;
 use crate::bridge::child::{Child, Outcome, Pipes};
 use crate::bridge::upstream::{Upstream, Upstreams};
 use crate::mcp::connection::Ended;
-use crate::mcp::members::Members;
 use crate::mcp::probe::Opened;
 use crate::supervisor::{Incarnation, Process, Retry, Spec, Start, State, Supervisor};
 
@@ -19,6 +19,44 @@ pub(super) struct Pool {
     /// What each of them is.
     spec: Spec,
     members: Mutex<Vec<Member>>,
+    /// How often processes were started again that are no more.
+    past_restarts: AtomicU64,
+    gate: Arc<Gate>,
+}
+
+/// Keeps processes from being started while their predecessors end: two of a kind may fight over a file or a port.
+#[derive(Debug)]
+struct Gate(Mutex<Passage>);
+
+#[derive(Debug)]
+enum Passage {
+    Open,
+    /// These are to start when it opens.
+    Closed(Vec<Process>),
+    /// Nothing is started any more.
+    Shut,
+}
+
+impl Gate {
+    fn demand(&self, process: &Process) {
+        match &mut *self.lock() {
+            Passage::Open => process.demand(),
+            Passage::Closed(waiting) => waiting.push(process.clone()),
+            Passage::Shut => {}
+        }
+    }
+
+    fn open(&self) {
+        let mut passage = self.lock();
+        if let Passage::Closed(waiting) = &*passage {
+            waiting.iter().for_each(Process::demand);
+            *passage = Passage::Open;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Passage> {
+        self.0.lock().expect("nothing panics while it holds a gate")
+    }
 }
 
 /// One process, and whom it serves.
@@ -29,8 +67,63 @@ pub(super) struct Member {
 }
 
 impl Pool {
+    /// Starts nothing before it is [opened](Self::let_start).
     pub(super) fn new(supervisor: &Supervisor, spec: Spec) -> Arc<Self> {
-        Arc::new(Self { supervisor: supervisor.clone(), spec, members: Mutex::default() })
+        let gate = Arc::new(Gate(Mutex::new(Passage::Closed(Vec::new()))));
+        Arc::new(Self {
+            supervisor: supervisor.clone(),
+            spec,
+            members: Mutex::default(),
+            past_restarts: AtomicU64::new(0),
+            gate,
+        })
+    }
+
+    /// From now on processes start as they are needed.
+    pub(super) fn let_start(&self) {
+        self.gate.open();
+    }
+
+    /// Whether processes may start.
+    pub(super) fn may_start(&self) -> bool {
+        matches!(*self.gate.lock(), Passage::Open)
+    }
+
+    /// Whether it is there before anybody asks for it.
+    pub(super) fn is_eager(&self) -> bool {
+        self.spec.start == Start::Eager
+    }
+
+    /// Tries those of its processes again that are down; with `eager` also starts the one that everybody shares.
+    pub(super) fn wake(&self, eager: bool) {
+        for member in self.members() {
+            let is_shared = || member.child.upgrade().is_some_and(|child| !child.is_private());
+            let state = member.process.watch().borrow().state;
+            if matches!(state, State::Failed | State::BackingOff) || (eager && state == State::Resting && is_shared()) {
+                self.gate.demand(&member.process);
+            }
+        }
+    }
+
+    /// Ends its processes for good, and starts no others.
+    pub(super) async fn end(&self) {
+        *self.gate.lock() = Passage::Shut;
+        let ends: Vec<_> = self.members().iter().map(|member| member.process.stop()).collect();
+        for end in ends {
+            let _ = end.await;
+        }
+    }
+
+    /// Ends its processes and starts them anew; those that rest go on to, unless there is just one.
+    pub(super) async fn restart(&self) {
+        let members = self.members();
+        let alone = members.len() == 1;
+        let rests = |member: &Member| member.process.watch().borrow().state == State::Resting;
+        let ends: Vec<_> =
+            members.iter().filter(|member| alone || !rests(member)).map(|member| member.process.restart()).collect();
+        for end in ends {
+            let _ = end.await;
+        }
     }
 
     /// The name of the server.
@@ -41,8 +134,28 @@ impl Pool {
     /// Its processes, those that rest included.
     pub(super) fn members(&self) -> Vec<Member> {
         let mut members = self.lock();
-        members.retain(|member| member.process.watch().borrow().state != State::Gone);
+        self.strike_off(&mut members);
         members.clone()
+    }
+
+    /// How often its processes were started again.
+    pub(super) fn restarts(&self) -> u64 {
+        let members = self.members();
+        let restarts = members.iter().map(|member| member.process.watch().borrow().restarts);
+        restarts.sum::<u64>() + self.past_restarts.load(Ordering::Relaxed)
+    }
+
+    /// Forgets those that are gone, but not what is counted of them.
+    fn strike_off(&self, members: &mut Vec<Member>) {
+        members.retain(|member| {
+            let status = member.process.watch();
+            let known = status.borrow();
+            let gone = known.state == State::Gone;
+            if gone {
+                self.past_restarts.fetch_add(known.restarts, Ordering::Relaxed);
+            }
+            !gone
+        });
     }
 
     /// Ends the processes that nobody waits for.
@@ -62,9 +175,8 @@ impl Pool {
 impl Upstreams for Pool {
     fn open(&self, child: &Arc<Child>) -> Arc<dyn Upstream> {
         let mut spec = self.spec.clone();
-        if child.is_private() {
-            spec.start = Start::OnDemand;
-        }
+        // When the gate lets it.
+        spec.start = Start::OnDemand;
         let (lines, unread) = mpsc::channel(last_words::UNREAD);
         spec.stderr.lines = Some(lines);
         let (process, incarnations) = self.supervisor.add(spec);
@@ -73,30 +185,39 @@ impl Upstreams for Pool {
         tokio::spawn(attend(process.clone(), incarnations, Arc::clone(child)));
         tokio::spawn(last_words::show(process.clone(), unread));
         let mut members = self.lock();
-        members.retain(|member| member.process.watch().borrow().state != State::Gone);
+        self.strike_off(&mut members);
         members.push(Member { process: process.clone(), child: Arc::downgrade(child) });
-        Arc::new(Supervised(process))
+        drop(members);
+        if matches!(*self.gate.lock(), Passage::Shut) {
+            drop(process.stop());
+        } else if self.is_eager() && !child.is_private() {
+            self.gate.demand(&process);
+        }
+        Arc::new(Supervised { process, gate: Arc::clone(&self.gate) })
     }
 }
 
 /// The bridge's way to a process.
-struct Supervised(Process);
+struct Supervised {
+    process: Process,
+    gate: Arc<Gate>,
+}
 
 impl Upstream for Supervised {
     fn demand(&self) {
-        self.0.demand();
+        self.gate.demand(&self.process);
     }
 
     fn restart(&self, generation: u64, reason: &str) {
-        self.0.failed(generation, reason, Retry::BackOff);
+        self.process.failed(generation, reason, Retry::BackOff);
     }
 
     fn rest(&self) {
-        drop(self.0.rest());
+        drop(self.process.rest());
     }
 
     fn stop(&self) {
-        drop(self.0.stop());
+        drop(self.process.stop());
     }
 }
 
@@ -154,17 +275,5 @@ async fn raised(mut flag: watch::Receiver<bool>) {
 }
 
 fn announce(name: &str, opened: &Opened) {
-    let result = std::str::from_utf8(&opened.result).ok().and_then(|text| Members::read(text).ok()).unwrap_or_default();
-    let meta = result.object("_meta");
-    let info = result
-        .object("serverInfo")
-        .or_else(|| meta.and_then(|meta| meta.object("io.modelcontextprotocol/serverInfo")))
-        .unwrap_or_default();
-    let text = |name| info.string(name).unwrap_or_default().into_owned();
-    tracing::info!(
-        name,
-        server = format!("{} {}", text("name"), text("version")).trim(),
-        protocol = opened.version,
-        "the server is ready"
-    );
+    tracing::info!(name, server = opened.server(), protocol = opened.version, "the server is ready");
 }

@@ -1,9 +1,12 @@
 //! The variables of a server, looked up when it starts: `env_files`, then its `env_file`, then its `env`.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::BuildHasher as _;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -21,7 +24,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the variables of one server come from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Variables {
     /// Files that are read as if they were part of ferry's environment.
     pub shared: Vec<PathBuf>,
@@ -33,6 +36,8 @@ pub struct Variables {
     pub env: BTreeMap<String, Source>,
     /// What a relative path of a source starts from.
     pub base: PathBuf,
+    /// What was found last.
+    pub seen: Seen,
 }
 
 /// A path of the configuration: relative ones start from its directory, wherever ferry was started.
@@ -40,25 +45,89 @@ pub fn located(path: &PathText, base: &Path) -> PathBuf {
     base.join(path.expand(crate::paths::home().ok().as_deref()))
 }
 
+/// What was found without running anything.
+#[derive(Hash)]
+struct Found {
+    /// The variables of ferry's own that the files add.
+    own: Vec<(String, String)>,
+    file: Vec<(String, String)>,
+    /// Its own variables; those that come from commands are yet to be had.
+    values: Vec<Option<String>>,
+}
+
+impl Variables {
+    async fn find(&self) -> Result<Found, String> {
+        let (shared, file) = (self.shared.clone(), self.file.clone());
+        let read = spawn_blocking(move || {
+            let mut own = Vec::new();
+            for path in shared {
+                own.extend(read_variables(&path)?);
+            }
+            Ok::<_, String>((own, file.map(|path| read_variables(&path)).transpose()?.unwrap_or_default()))
+        });
+        let (own, file) = read.await.map_err(|_| "ferry is stopping".to_owned())??;
+        let mut values = Vec::new();
+        for (name, source) in &self.env {
+            let value = match source {
+                Source::Literal(text) => Ok(Some(text.0.expose().to_owned())),
+                Source::Env(name) => variable(name, &own).map(Some),
+                Source::File(path) => {
+                    let path = located(path, &self.base);
+                    let read = spawn_blocking(move || read_secret(&path)).await;
+                    read.unwrap_or_else(|_| Err("ferry is stopping".to_owned())).map(Some)
+                }
+                Source::Command(_) => Ok(None),
+            };
+            values.push(value.map_err(|why| format!("`{name}`: {why}"))?);
+        }
+        Ok(Found { own, file, values })
+    }
+
+    /// Whether the files say something else than when the server was started last. What commands would say is not
+    /// asked: some ask their user. A file that has gone is no reason to stop a server that runs.
+    pub async fn is_stale(&self) -> bool {
+        let Ok(found) = self.find().await else { return false };
+        let mark = self.seen.hasher.hash_one(&found);
+        self.seen.last().is_some_and(|last| last != mark)
+    }
+}
+
+/// What was found when it was last looked for, as a keyed hash: the values themselves are not kept.
+#[derive(Default)]
+pub struct Seen {
+    hasher: RandomState,
+    last: Mutex<Option<u64>>,
+}
+
+impl Seen {
+    fn last(&self) -> MutexGuard<'_, Option<u64>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seen")
+    }
+}
+
 impl Lookup for Variables {
     fn look_up<'a>(&'a self, helpers: &'a Helpers) -> Looking<'a> {
         Box::pin(async move {
-            let (shared, file) = (self.shared.clone(), self.file.clone());
-            let read = spawn_blocking(move || {
-                let mut own = Vec::new();
-                for path in shared {
-                    own.extend(read_variables(&path)?);
-                }
-                Ok::<_, String>((own, file.map(|path| read_variables(&path)).transpose()?.unwrap_or_default()))
-            });
-            let (own, file) = read.await.map_err(|_| "ferry is stopping".to_owned())??;
+            let found = self.find().await?;
+            let mark = self.seen.hasher.hash_one(&found);
+            let Found { own, file, values } = found;
             let inherited = own.iter().filter(|(name, _)| self.inherit && is_inherited(name));
             let mut variables: Vec<(String, String)> = inherited.cloned().collect();
             variables.extend(file);
-            for (name, source) in &self.env {
-                let value = value(source, &own, &self.base, helpers).await.map_err(|why| format!("`{name}`: {why}"))?;
-                variables.push((name.clone(), value));
+            for ((name, source), value) in self.env.iter().zip(values) {
+                let value = match (value, source) {
+                    (None, Source::Command(words)) => run(words, &own, &self.base, helpers).await,
+                    (value, _) => Ok(value.unwrap_or_default()),
+                };
+                variables.push((name.clone(), value.map_err(|why| format!("`{name}`: {why}"))?));
             }
+            *self.seen.last() = Some(mark);
             Ok(variables)
         })
     }
@@ -69,30 +138,20 @@ fn is_inherited(name: &str) -> bool {
     !env::WITHHELD_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-async fn value(source: &Source, own: &[(String, String)], base: &Path, helpers: &Helpers) -> Result<String, String> {
-    match source {
-        Source::Literal(text) => Ok(text.0.expose().to_owned()),
-        Source::Env(name) => variable(name, own),
-        Source::File(path) => {
-            let path = located(path, base);
-            spawn_blocking(move || read_secret(&path)).await.map_err(|_| "ferry is stopping".to_owned())?
-        }
-        Source::Command(words) => {
-            let [program, args @ ..] = &words[..] else { return Err("the command is empty".to_owned()) };
-            let home = crate::paths::home().ok();
-            let expand = |word: &String| crate::config::words::expand_home(word, home.as_deref()).into();
-            let helper = Helper {
-                role: Role::Mcp,
-                program: expand(program),
-                args: args.iter().map(expand).collect(),
-                cwd: Some(base.to_owned()),
-                environment: Environment { inherit: true, set: own.to_vec(), lookup: None },
-                limit: COMMAND_LIMIT,
-            };
-            let output = helpers.run(helper).await.map_err(|error| error.to_string())?;
-            command_output(program, output.status, output.stdout, &output.stderr)
-        }
-    }
+async fn run(words: &[String], own: &[(String, String)], base: &Path, helpers: &Helpers) -> Result<String, String> {
+    let [program, args @ ..] = words else { return Err("the command is empty".to_owned()) };
+    let home = crate::paths::home().ok();
+    let expand = |word: &String| crate::config::words::expand_home(word, home.as_deref()).into();
+    let helper = Helper {
+        role: Role::Mcp,
+        program: expand(program),
+        args: args.iter().map(expand).collect(),
+        cwd: Some(base.to_owned()),
+        environment: Environment { inherit: true, set: own.to_vec(), lookup: None },
+        limit: COMMAND_LIMIT,
+    };
+    let output = helpers.run(helper).await.map_err(|error| error.to_string())?;
+    command_output(program, output.status, output.stdout, &output.stderr)
 }
 
 fn variable(name: &str, own: &[(String, String)]) -> Result<String, String> {
@@ -226,6 +285,40 @@ mod tests {
         }
         let why = own_secret(&Source::Env("X".to_owned()), &[base.join("bad.env")], base).unwrap_err();
         assert!(why.ends_with("line 1 is not of the form `KEY=value`") && !why.contains("hunter2"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_says_something_else_makes_what_was_found_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("shared.env", "A=1\n");
+        write("own.env", "B=1\n");
+        write("secret", "hunter2\n");
+        let env = [("C", Source::File("secret".parse().unwrap())), ("D", Source::Command(vec!["no-such".to_owned()]))];
+        let variables = Variables {
+            shared: vec![dir.path().join("shared.env")],
+            inherit: true,
+            file: Some(dir.path().join("own.env")),
+            env: env.map(|(name, source)| (name.to_owned(), source)).into(),
+            base: dir.path().to_owned(),
+            seen: Seen::default(),
+        };
+        assert!(!variables.is_stale().await, "it was not started yet");
+        let mark =
+            async || *variables.seen.last() = Some(variables.seen.hasher.hash_one(variables.find().await.unwrap()));
+        for (name, before, after) in
+            [("shared.env", "A=1\n", "A=2\n"), ("own.env", "B=1\n", "B=1\nX=\n"), ("secret", "hunter2\n", "hunter3\n")]
+        {
+            mark().await;
+            assert!(!variables.is_stale().await, "{name}");
+            write(name, after);
+            assert!(variables.is_stale().await, "{name}");
+            write(name, before);
+            assert!(!variables.is_stale().await, "{name}");
+        }
+        fs::remove_file(dir.path().join("secret")).unwrap();
+        assert!(!variables.is_stale().await, "one that runs goes on");
+        assert!(!format!("{variables:?}").contains("hunter"), "{variables:?}");
     }
 
     #[test]

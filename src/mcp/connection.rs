@@ -5,6 +5,7 @@
 //! [`REMEMBERED_FOR`], since the server may still speak of it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -87,10 +88,27 @@ struct Inner<X> {
 }
 
 struct Table<X> {
-    slots: HashMap<u64, Slot<X>>,
+    slots: HashMap<u64, Slot<X>, BuildHasherDefault<OwnNumber>>,
     /// When which request was cancelled, oldest first.
     cancelled: VecDeque<(Instant, u64)>,
     closed: bool,
+}
+
+/// ferry counts the numbers itself, so nobody can choose them to collide: the next to nothing of a hash will do.
+#[derive(Default)]
+struct OwnNumber(u64);
+
+impl Hasher for OwnNumber {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0 << 8 | u64::from(*byte)));
+    }
+    fn write_u64(&mut self, number: u64) {
+        // Odd and without a pattern (2^64 over the golden ratio): the table looks at the upper bits too.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 struct Slot<X> {
@@ -119,7 +137,7 @@ impl<X: Exchange> Connection<X> {
         W: AsyncWrite + Send + 'static,
     {
         let (writer, driver) = Writer::new(writer, bounds);
-        let table = Table { slots: HashMap::new(), cancelled: VecDeque::new(), closed: false };
+        let table = Table { slots: HashMap::default(), cancelled: VecDeque::new(), closed: false };
         let inner = Inner {
             writer,
             table: Mutex::new(table),
@@ -155,12 +173,7 @@ impl<X: Exchange> Connection<X> {
     /// # Errors
     /// [`Refused`]: nothing was written, and the exchange has left the table without [`Exchange::finish`].
     pub async fn send(&self, id: u64, method: &str, params: impl IntoIterator<Item = Bytes>) -> Result<(), Refused> {
-        let mut head = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":{}", members::quote(method));
-        let params: Vec<Bytes> = params.into_iter().collect();
-        if !params.is_empty() {
-            head.push_str(",\"params\":");
-        }
-        let parts = std::iter::once(Bytes::from(head)).chain(params).chain([Bytes::from_static(b"}")]);
+        let line = Line::request(id, method, params);
         // A caller that gives up while the queue is full must leave nothing behind.
         let unsent = Forget { connection: self, id };
         let set = |queued: bool| {
@@ -169,7 +182,7 @@ impl<X: Exchange> Connection<X> {
             slot.queued = queued && !slot.cancelled;
             !slot.cancelled
         };
-        self.0.writer.send(Line::new(parts).carrying(id), || set(true), || _ = set(false)).await?;
+        self.0.writer.send(line, || set(true), || _ = set(false)).await?;
         std::mem::forget(unsent);
         if self.lock().slots.get(&id).is_some_and(|slot| slot.cancelled) {
             // Cancelled while it was being queued: the cancel may stand before it in the pipe, so it is said again.
@@ -189,6 +202,21 @@ impl<X: Exchange> Connection<X> {
         let end = answer.await.unwrap_or(End::Closed);
         drop(forget);
         end
+    }
+
+    /// Begins to ask the server for something on ferry's own behalf. `told` hears the number of it before anything is
+    /// sent. Whoever begins it ends it, by [`Connection::cancel`].
+    pub async fn begin_call(
+        &self,
+        method: &str,
+        params: &str,
+        told: impl FnOnce(u64),
+    ) -> Option<(u64, oneshot::Receiver<End>)> {
+        let (sender, answer) = oneshot::channel();
+        let id = self.place(Owner::Ferry(sender))?;
+        told(id);
+        self.send(id, method, [Bytes::copy_from_slice(params.as_bytes())]).await.ok()?;
+        Some((id, answer))
     }
 
     /// Tells the server something. A server that does not read loses notifications, not its place.

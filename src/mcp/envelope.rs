@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -85,15 +85,16 @@ impl Message {
     ///
     /// # Errors
     /// For text that is no JSON, or no single message.
-    pub fn from_client(mut text: Vec<u8>) -> Result<Self, Invalid> {
-        if std::str::from_utf8(&text).is_err() {
+    pub fn from_client(text: impl Into<Bytes>) -> Result<Self, Invalid> {
+        let text: Bytes = text.into();
+        let Ok(checked) = std::str::from_utf8(&text) else {
             return Err(Invalid { code: code::PARSE_ERROR, why: "the body is not valid UTF-8".into(), id: None });
-        }
-        let found: Found<'_> = serde_json::from_slice(&text).map_err(|error| unreadable(&text, &error))?;
+        };
+        // As text, since its pieces would be looked through for UTF-8 once more.
+        let found: Found<'_> = serde_json::from_str(checked).map_err(|error| unreadable(&text, &error))?;
         let parts = found.checked(&text)?;
         // Legal JSON has raw line breaks between tokens only, so the parts stay where they are.
-        flatten(&mut text);
-        Ok(Self { text: Bytes::from(text), parts })
+        Ok(Self { text: flattened(text), parts })
     }
 
     /// Reads one line of a server, with the tolerance that servers need: anything with a method or with an id counts.
@@ -213,6 +214,16 @@ pub fn flatten(text: &mut [u8]) {
         text[from + at] = b' ';
         from += at + 1;
     }
+}
+
+/// The same without a copy where there are none.
+pub fn flattened(text: Bytes) -> Bytes {
+    if memchr::memchr2(b'\n', b'\r', &text).is_none() {
+        return text;
+    }
+    let mut text = BytesMut::from(text);
+    flatten(&mut text);
+    text.freeze()
 }
 
 /// Whether a raw value can be a request's id: a string or a number.

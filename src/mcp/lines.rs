@@ -90,7 +90,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             self.buffer.advance(end);
             line
         } else {
-            self.buffer.split_to(end).freeze()
+            // The line takes the whole buffer with it: one that nobody shares grows in place, where the system can do so
+            // without a copy, and a long line costs that several times over.
+            let rest = BytesMut::from(&self.buffer[end..]);
+            let mut line = std::mem::replace(&mut self.buffer, rest);
+            line.truncate(end);
+            line.freeze()
         }
     }
 

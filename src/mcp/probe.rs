@@ -59,6 +59,21 @@ pub struct Opened {
     pub modern_capable: bool,
 }
 
+impl Opened {
+    /// What the server calls itself, with its version.
+    pub fn server(&self) -> String {
+        let result = std::str::from_utf8(&self.result).ok().and_then(|text| Members::read(text).ok());
+        let result = result.unwrap_or_default();
+        let meta = result.object("_meta");
+        let info = result
+            .object("serverInfo")
+            .or_else(|| meta.and_then(|meta| meta.object("io.modelcontextprotocol/serverInfo")))
+            .unwrap_or_default();
+        let text = |name| info.string(name).unwrap_or_default().into_owned();
+        format!("{} {}", text("name"), text("version")).trim().to_owned()
+    }
+}
+
 /// Why a connection could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {

@@ -14,6 +14,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
+use super::members;
+
 /// Lines up to this size are joined into one piece; longer ones are written from the pieces they came in.
 const JOINED_BELOW: usize = 16 * 1024;
 
@@ -49,6 +51,28 @@ impl Line {
             parts = VecDeque::from([joined.freeze()]);
         }
         Self { parts, length, request: None }
+    }
+
+    /// The line of a request whose parameters come in pieces.
+    pub fn request(id: u64, method: &str, params: impl IntoIterator<Item = Bytes>) -> Self {
+        use std::fmt::Write as _;
+        let params: Vec<Bytes> = params.into_iter().collect();
+        let length: usize = params.iter().map(Bytes::len).sum();
+        let is_short = length <= JOINED_BELOW;
+        let mut text = BytesMut::with_capacity(method.len() + 80 + if is_short { length } else { 0 });
+        let _ = write!(text, "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":{}", members::quote(method));
+        if !params.is_empty() {
+            text.extend_from_slice(b",\"params\":");
+        }
+        let parts = if is_short {
+            params.iter().for_each(|part| text.extend_from_slice(part));
+            text.extend_from_slice(b"}\n");
+            VecDeque::from([text.freeze()])
+        } else {
+            std::iter::once(text.freeze()).chain(params).chain([Bytes::from_static(b"}\n")]).collect()
+        };
+        let length = parts.iter().map(Bytes::len).sum();
+        Self { parts, length, request: Some(id) }
     }
 
     /// A line of one text.

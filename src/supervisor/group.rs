@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -16,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use crate::paths;
 use crate::telemetry::rotation::LogWriter;
+use crate::{paths, random};
 
 use super::leftovers::{self, Found, Ledger};
 use super::lock::Lock;
@@ -374,9 +373,7 @@ fn raise_descriptor_limit() -> io::Result<(rlim_t, rlim_t)> {
 
 /// 128 random bits: never the same for two runs.
 fn new_run_id() -> String {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes).expect("the system has a source of random bytes, or no TLS library would start");
-    format!("{:032x}", u128::from_ne_bytes(bytes))
+    format!("{:032x}", u128::from_ne_bytes(random::bytes()))
 }
 
 #[cfg(test)]

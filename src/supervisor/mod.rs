@@ -20,6 +20,7 @@ pub mod guard;
 mod helper;
 mod leftovers;
 mod lock;
+mod memory;
 mod platform;
 mod process;
 mod scratch;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 pub use environment::{Environment, Helpers, Looking, Lookup};
 pub use group::{Budget, Ended, SHUTDOWN_TIMEOUT, Settings, Stopping, Supervisor};
 pub use helper::{Helper, HelperError, Output};
+pub use memory::memory_by_group;
 pub use nix::sys::signal::Signal;
 pub use process::{
     Capture, Incarnation, LAST_OUTPUT, Process, Retry, Role, SpawnError, Spec, Start, State, Status, Stopped,

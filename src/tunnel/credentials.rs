@@ -195,7 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         for (content, why) in [
-            ("".to_owned(), "it is empty"),
+            (String::new(), "it is empty"),
             ("{".to_owned(), "it is not JSON"),
             ("[1]".to_owned(), "it is not JSON"),
             ("-----BEGIN ARGO TUNNEL TOKEN-----\nhunter2".to_owned(), "it is a certificate"),

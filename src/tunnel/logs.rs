@@ -175,8 +175,8 @@ impl Flood {
 mod tests {
     use super::*;
 
-    fn unreachable(why: &str) -> Option<Sign> {
-        Some(Sign::Trouble(Trouble::Unreachable(why.to_owned())))
+    fn unreachable(why: &str) -> Sign {
+        Sign::Trouble(Trouble::Unreachable(why.to_owned()))
     }
 
     #[test]
@@ -211,9 +211,9 @@ mod tests {
             ),
             (
                 r#"{"level":"error","error":"TLS handshake with edge error: x509: unknown authority","message":"Serve tunnel error"}"#,
-                unreachable("TLS handshake with edge error: x509: unknown authority"),
+                Some(unreachable("TLS handshake with edge error: x509: unknown authority")),
             ),
-            (r#"{"level":"error","message":"Connection terminated"}"#, unreachable("Connection terminated")),
+            (r#"{"level":"error","message":"Connection terminated"}"#, Some(unreachable("Connection terminated"))),
             (r#"{"level":"info","message":"Lost connection with the edge"}"#, Some(Sign::Connections)),
             (
                 "Could not lookup srv records on _v2-origintunneld._tcp.argotunnel.com: lookup: server misbehaving",

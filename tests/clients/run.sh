@@ -8,82 +8,26 @@
 # is skipped: a tool that is missing is a failure. FERRY names the binary, else `target/debug/ferry` is built.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
-cache=${FERRY_CLIENTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mcp-ferry-clients}
-work=$(mktemp -d "${TMPDIR:-/tmp}/ferry-clients.XXXXXX")
-# The Inspector's `engines`; the SDKs ask for less.
-node_needed=22.19.0
-node_pinned=22.23.3
-
-# macOS has no `timeout`; the clients have limits of their own, which are shorter.
-limit() {
-  if [[ -n $(command -v timeout) ]]; then timeout "$@"; else shift; "$@"; fi
-}
-
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
-# once NAME FILE… -- COMMAND…: the directory that COMMAND has filled with what FILEs ask for, now or on an earlier run.
-once() {
-  local name=$1 files=() place building
-  shift
-  while [[ $1 != -- ]]; do files+=("$1"); shift; done
-  shift
-  place=$cache/$name-$(cat /dev/null ${files[@]+"${files[@]}"} | cksum | cut -d' ' -f1)
-  if [[ ! -d $place ]]; then
-    building=$place.$$
-    mkdir -p "$building" || return
-    echo "installing $name in $place" >&2
-    # A place that is half full never gets the name that is looked for.
-    (cd "$building" && "$@") >"$work/install-$name.log" 2>&1 && mv "$building" "$place" ||
-      { cat "$work/install-$name.log" >&2; rm -rf "$building"; return 1; }
-  fi
-  echo "$place"
-}
-
-install_node() {
-  local platform
-  platform=$(uname -sm | tr '[:upper:] ' '[:lower:]-' | sed 's/x86_64/x64/; s/aarch64/arm64/')
-  npm install --no-save --no-audit --no-fund "node-$platform@$node_pinned" &&
-    ln -s "node_modules/node-$platform/bin" bin
-}
-
-install_packages() {
-  cp "$here/node/package.json" "$here/node/package-lock.json" .
-  npm ci --ignore-scripts --no-audit --no-fund
-}
+. "$here/../tools.sh"
+[[ -n $(command -v python3) ]] || die "\`python3\` is missing"
 
 # A virtual environment does not like to be moved.
 install_python() {
   python3 -m pip install --quiet --target packages -r "$here/python/line-$1.txt"
 }
 
-for tool in npm python3; do
-  [[ -n $(command -v "$tool") ]] || die "\`$tool\` is missing"
-done
-have=$(node --version 2>/dev/null | tr -d v)
-if [[ $(printf '%s\n' "$node_needed" "${have:-0}" | sort -V | head -1) != "$node_needed" ]]; then
-  node=$(once "node-$node_pinned" -- install_node) || die "node $node_pinned could not be installed"
-  PATH=$node/bin:$PATH
-fi
-packages=$(once npm "$here/node/package-lock.json" -- install_packages) || die "the npm packages could not be installed"
+packages=$(once npm "$here/node/package-lock.json" -- install_packages "$here/node") || die "the npm packages could not be installed"
 python_1=$(once "python-1" "$here/python/line-1.txt" -- install_python 1) || die "the old Python line could not be installed"
 python_2=$(once "python-2" "$here/python/line-2.txt" -- install_python 2) || die "the new Python line could not be installed"
-
-if [[ -z ${FERRY:-} ]]; then
-  (cd "$root" && cargo build --locked --quiet) || die "ferry could not be built"
-  FERRY=$root/target/debug/ferry
-fi
-FERRY=$(cd "$(dirname "$FERRY")" && pwd)/$(basename "$FERRY")
-[[ -x $FERRY ]] || die "$FERRY is not there"
 
 # Modules are looked for beside the files that import them.
 cp "$here"/node/*.mjs "$here"/python/*.py "$here"/servers/*.mjs "$here/servers.json" "$work"
 ln -s "$packages/node_modules" "$work/node_modules"
 mkdir "$work/files"
-for word in a a1 b1 c1 a2 b2 c2; do echo "the file $word" >"$work/files/$word.txt"; done
+for word in a a1 b1 c1 a2 b2 c2; do
+  echo "the file $word" >"$work/files/$word.txt"
+  echo "{\"type\":\"entity\",\"name\":\"$word\",\"entityType\":\"word\",\"observations\":[\"the thing $word\"]}" >>"$work/memory.jsonl"
+done
 export NO_COLOR=1 PYTHONDONTWRITEBYTECODE=1 MCP_STORAGE_PATH=$work/inspector
 old_python=(env "PYTHONPATH=$python_1/packages" python3)
 new_python=(env "PYTHONPATH=$python_2/packages" python3)
@@ -138,7 +82,7 @@ inspect() {
     demo | python-* | typescript-2) call=(echo message=hi '"hi"') ;;
     everything) call=(echo message=hi 'Echo: hi') ;;
     filesystem) call=(read_text_file path="$work/files/a.txt" 'the file a') ;;
-    memory) call=(search_nodes query=a 'entities') ;;
+    memory) call=(open_nodes names='["a"]' 'the thing a') ;;
   esac
   inspector tools "\"${call[0]}\"" --method tools/list
   inspector call "${call[2]}" --method tools/call --tool-name "${call[0]}" --tool-arg "${call[1]}"

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors of `src/lib.rs`, lowest first.
 const FLOORS: [&[&str]; 6] = [
-    &["env", "error", "paths", "secret"],
+    &["env", "error", "paths", "random", "secret"],
     &["telemetry"],
     &["config", "mcp", "supervisor"],
     &["bridge", "demo", "tunnel"],

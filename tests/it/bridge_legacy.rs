@@ -723,13 +723,6 @@ async fn too_much_at_once_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_modern_client_is_sent_back_to_the_handshake() {
-    let (rig, _child) = rig().await;
-    let (status, answer) = outcome(Client::new(&rig.url).modern(json!("d"), "server/discover", json!({})).await).await;
-    assert_eq!((status, &answer["id"], &answer["error"]["code"]), (400, &json!("d"), &json!(-32600)));
-}
-
-#[tokio::test]
 async fn an_exit_is_what_counts_even_while_a_grandchild_holds_the_pipes() {
     let (rig, mut child) = rig().await;
     let client = Client::new(&rig.url).initialize(json!({})).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mcp_ferry::bridge::auth::{Admission, Identity};
 use mcp_ferry::bridge::child::{Isolation, OnExit, Sharing};
 use mcp_ferry::config::limits::Limits;
+use mcp_ferry::mcp::probe::Choice;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -364,7 +365,11 @@ async fn an_idle_server_makes_room_for_another_and_a_busy_one_does_not() {
 async fn a_server_that_nobody_asks_anything_rests_until_somebody_does() {
     for isolation in [Isolation::Shared, Isolation::Session] {
         let idle_stop = Some(Duration::from_millis(200));
-        let mut rig = rig_with(Sharing { isolation, idle_stop, ..Sharing::default() }, Limits::default()).await;
+        let mut rig = rig_with(
+            Sharing { isolation, idle_stop, era: Choice::PreferLegacy, ..Sharing::default() },
+            Limits::default(),
+        )
+        .await;
         // Whoever starts processes knows that this end was wanted, and says nothing of it.
         rig.tells_ends.store(false, Ordering::Relaxed);
         tokio::spawn(Arc::clone(&rig.endpoint).expire_sessions());

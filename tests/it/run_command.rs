@@ -4,82 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::ferry::{Ferry, none_left, processes_with};
+use crate::support::ferry::{none_left, processes_with};
 use crate::support::http::{Client, body, outcome};
+use crate::support::place::{Place, answer, call, health, health_url, marked, url};
 use crate::support::until;
-
-/// A command line like no other on this machine, were these tests run twice at once. `ferry-test-run` becomes such a
-/// word in every configuration here.
-fn marked(text: &str) -> String {
-    let id = std::process::id();
-    text.replace("ferry-test-run", &format!("ferry-test-run-{id}")).replace("sleep 7", &format!("sleep 7{id}"))
-}
-
-/// A legacy server of a few lines of shell: one tool, which tells `$ANSWER`. `$1` marks it in the process table.
-const SERVER: &str = r#"#!/bin/sh
-while read -r line; do
-  id=$(printf %s "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
-  case $line in
-    *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"shell","version":"1"}}}\n' "$id" ;;
-    *'"tools/call"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}\n' "$id" "$ANSWER" ;;
-  esac
-done
-"#;
-
-/// A place with a configuration, a server program and a state that outlives each ferry.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new(config: &str) -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        let server = place.0.path().join("server");
-        fs::write(&server, SERVER).unwrap();
-        fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
-        place.write("config.toml", &marked(config).replace("SERVER", server.to_str().unwrap()));
-        place
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.0.path().join(name), text).unwrap();
-    }
-
-    fn run(&self) -> Ferry {
-        self.run_with(&[])
-    }
-
-    fn run_with(&self, variables: &[(&str, &str)]) -> Ferry {
-        let state = self.0.path().join("kept-state");
-        let config = self.0.path().join("config.toml");
-        let mut all = vec![("FERRY_STATE_DIR", state.to_str().unwrap())];
-        all.extend(variables);
-        Ferry::run(&["run", "--config", config.to_str().unwrap()], &all)
-    }
-}
-
-/// The URL of one server, from the screen.
-async fn url(ferry: &mut Ferry, name: &str) -> String {
-    let line = ferry.line_with(&format!("  {name} ")).await;
-    line.split_whitespace().last().unwrap().to_owned()
-}
-
-fn health_url(url: &str) -> String {
-    format!("{}/healthz", url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"))
-}
-
-async fn health(url: &str) -> (u16, Value) {
-    outcome(Client::new(&health_url(url)).send(reqwest::Method::GET, "").await).await
-}
-
-fn call() -> Value {
-    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x", "arguments": {}}})
-}
-
-async fn answer(client: &Client) -> String {
-    let answer = body(client.post(call()).await).await;
-    answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
-}
 
 #[tokio::test]
 async fn sessions_outlive_ferry_and_a_broken_server_is_alone() {
@@ -104,7 +34,7 @@ async fn sessions_outlive_ferry_and_a_broken_server_is_alone() {
     );
     let said = ferry.line_with("  broken ").await;
     assert!(said.contains("line 18: `allow_tools` is not in this version"), "{said}");
-    let log = place.0.path().join("kept-state/logs/one.log");
+    let log = place.path().join("kept-state/logs/one.log");
     if cfg!(target_os = "linux") {
         until(|| fs::read_to_string(&log).is_ok_and(|log| log.contains("started, pid"))).await;
     }
@@ -118,7 +48,7 @@ async fn sessions_outlive_ferry_and_a_broken_server_is_alone() {
     let said = ferry.ended().await;
     assert_eq!(said.status.code(), Some(0), "{}", said.stderr);
     none_left(&marked("ferry-test-run")).await;
-    let key = place.0.path().join("kept-state/session.key");
+    let key = place.path().join("kept-state/session.key");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
 
     // Another process at another port; the client knows its session id and nothing else.

@@ -19,17 +19,30 @@ impl Child {
     pub(super) async fn watch_deadlines(self: &Arc<Self>, live: &Arc<Live>) -> std::convert::Infallible {
         const FINEST: Duration = Duration::from_millis(20);
         let limits = &self.limits;
-        let shortest = limits.request_timeout.min(limits.detached_ttl).min(limits.listen_ack).min(limits.s2c_timeout);
+        let shortest = limits
+            .request_timeout
+            .min(limits.detached_ttl)
+            .min(limits.listen_ack)
+            .min(limits.s2c_timeout)
+            .min(limits.round_ttl);
         let tick = (shortest / 8).clamp(FINEST, Duration::from_secs(1));
         loop {
             let sessions = self.audience();
-            if live.connection.in_flight() == 0 && !sessions.iter().any(|session| session.is_asked(live.generation)) {
+            if live.connection.in_flight() == 0
+                && self.dialogues.is_empty()
+                && self.driven().is_empty()
+                && !sessions.iter().any(|session| session.is_asked(live.generation))
+            {
                 drop(sessions);
                 live.busy.notified().await;
                 continue;
             }
             tokio::time::sleep(tick).await;
             let now = Instant::now();
+            self.dialogues.expire(now);
+            for exchange in self.driven().iter().filter(|exchange| exchange.is_abandoned(now, limits)) {
+                exchange.end(Finish::Ferry(Refusal::Cancelled));
+            }
             for session in sessions {
                 legacy_child::end_unanswered(live, &session, now);
             }

@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, Weak};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::super::auth::Identity;
 use super::super::level::Level;
 use super::super::methods;
 use super::super::sessions::Session;
@@ -18,8 +20,38 @@ use crate::mcp::members::quote;
 
 /// Subscribers to one resource, and what became of the one subscription at the server.
 pub(super) struct Subscription {
-    sessions: Vec<Weak<Session>>,
+    subscribers: Vec<Subscriber>,
     outcome: watch::Receiver<Option<Result<(), Bytes>>>,
+}
+
+/// Who subscribes.
+#[derive(Debug, Clone)]
+pub(in crate::bridge) enum Subscriber {
+    /// A session.
+    Session(Weak<Session>),
+    /// A stream of a modern client's, by its number.
+    Listener(u64),
+}
+
+impl Subscriber {
+    pub(in crate::bridge) fn of(session: &Arc<Session>) -> Self {
+        Self::Session(Arc::downgrade(session))
+    }
+
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Session(session) => session.strong_count() > 0,
+            Self::Listener(_) => true,
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Session(one), Self::Session(other)) => one.ptr_eq(other),
+            (Self::Listener(one), Self::Listener(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 impl Child {
@@ -27,22 +59,23 @@ impl Child {
     pub(in crate::bridge) async fn subscribe(
         self: &Arc<Self>,
         live: &Live,
-        session: &Arc<Session>,
+        subscriber: Subscriber,
+        identity: &Identity,
         uri: &str,
     ) -> Result<(), Bytes> {
-        live.admit(&session.identity);
+        live.admit(identity);
         live.initialized();
         let mut outcome = {
             let mut subscriptions = self.subscriptions();
             if let Some(known) = subscriptions.get_mut(uri) {
-                known.sessions.retain(|other| other.strong_count() > 0);
-                if !known.sessions.iter().any(|other| other.as_ptr() == Arc::as_ptr(session)) {
-                    known.sessions.push(Arc::downgrade(session));
+                known.subscribers.retain(Subscriber::is_there);
+                if !known.subscribers.iter().any(|other| other.is(&subscriber)) {
+                    known.subscribers.push(subscriber);
                 }
                 known.outcome.clone()
             } else {
                 let (told, outcome) = watch::channel(None);
-                let entry = Subscription { sessions: vec![Arc::downgrade(session)], outcome: outcome.clone() };
+                let entry = Subscription { subscribers: vec![subscriber], outcome: outcome.clone() };
                 subscriptions.insert(uri.to_owned(), entry);
                 let (child, connection, uri) = (Arc::clone(self), live.connection.clone(), uri.to_owned());
                 tokio::spawn(async move {
@@ -63,12 +96,12 @@ impl Child {
     }
 
     /// Takes a session's subscription back; after the last one the server is told.
-    pub(in crate::bridge) fn unsubscribe(&self, session: &Arc<Session>, uri: &str) {
+    pub(in crate::bridge) fn unsubscribe(&self, subscriber: &Subscriber, uri: &str) {
         let last = {
             let mut subscriptions = self.subscriptions();
             let Some(known) = subscriptions.get_mut(uri) else { return };
-            known.sessions.retain(|other| other.strong_count() > 0 && other.as_ptr() != Arc::as_ptr(session));
-            let last = known.sessions.is_empty();
+            known.subscribers.retain(|other| other.is_there() && !other.is(subscriber));
+            let last = known.subscribers.is_empty();
             if last {
                 subscriptions.remove(uri);
             }
@@ -84,8 +117,14 @@ impl Child {
     pub(super) fn renew_subscriptions(&self, live: &Live) {
         let uris: Vec<String> = {
             let subscriptions = self.subscriptions();
-            let subscribers = subscriptions.values().flat_map(|subscription| &subscription.sessions);
-            subscribers.filter_map(Weak::upgrade).for_each(|session| live.admit(&session.identity));
+            let subscribers = subscriptions.values().flat_map(|subscription| &subscription.subscribers);
+            for subscriber in subscribers {
+                if let Subscriber::Session(session) = subscriber
+                    && let Some(session) = session.upgrade()
+                {
+                    live.admit(&session.identity);
+                }
+            }
             subscriptions.keys().cloned().collect()
         };
         for uri in uris {
@@ -101,7 +140,13 @@ impl Child {
 
     /// A session asked for this much logging: the server hears of the most verbose wish of all.
     pub(in crate::bridge) fn raise_level(self: &Arc<Self>, live: &Arc<Live>) {
-        let Some(wanted) = self.wanted_level() else { return };
+        if let Some(wanted) = self.wanted_level() {
+            self.raise_level_to(live, wanted);
+        }
+    }
+
+    /// Has the server log this much at least.
+    pub(in crate::bridge) fn raise_level_to(self: &Arc<Self>, live: &Arc<Live>, wanted: Level) {
         {
             let mut memory = self.memory();
             if memory.level.is_some_and(|level| level <= wanted) {
@@ -123,7 +168,7 @@ impl Child {
     }
 
     /// Less is wanted now; somebody may come back for more, so the server is told only after a while.
-    pub(super) fn lower_level_later(self: &Arc<Self>) {
+    pub(in crate::bridge) fn lower_level_later(self: &Arc<Self>) {
         if self.lowering.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -146,7 +191,14 @@ impl Child {
     }
 
     fn wanted_level(&self) -> Option<Level> {
-        self.audience().iter().filter_map(|session| session.level()).min()
+        let mut of_requests = None;
+        if let Some(live) = self.last() {
+            live.connection.each(|_, exchange, cancelled| {
+                let level = exchange.asking.log_level.filter(|_| !cancelled);
+                of_requests = of_requests.into_iter().chain(level).min();
+            });
+        }
+        self.audience().iter().filter_map(|session| session.level()).chain(of_requests).min()
     }
 
     pub(super) fn subscriptions(&self) -> MutexGuard<'_, HashMap<String, Subscription>> {
@@ -160,7 +212,11 @@ fn uri_params(uri: &str) -> String {
 
 pub(super) fn tell_level(live: &Live, level: Level) {
     let (connection, params) = (live.connection.clone(), format!("{{\"level\":\"{}\"}}", level.name()));
-    tokio::spawn(async move { connection.call(methods::SET_LEVEL, &params).await });
+    let mut telling = Box::pin(async move { connection.call(methods::SET_LEVEL, &params).await });
+    // Up to its place in the queue at once: what is asked next is to be logged at this level already.
+    if telling.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        tokio::spawn(telling);
+    }
 }
 
 fn subscribed(end: End) -> Result<(), Bytes> {

@@ -11,6 +11,7 @@ use super::super::exchange::Exchange;
 use super::super::methods;
 use super::super::relay::modern_child::ToolList;
 use super::super::relay::modern_to_modern::ToolHeaders;
+use super::OwnListen;
 use crate::mcp::connection::Connection;
 use crate::mcp::members::Members;
 use crate::mcp::probe::Opened;
@@ -21,13 +22,27 @@ use crate::mcp::version::Era;
 pub(in crate::bridge) struct Facts {
     /// Its `capabilities`, as it wrote them.
     pub(in crate::bridge) capabilities: String,
+    server_info: Option<String>,
 }
 
 impl Facts {
     pub(super) fn read(opened: &Opened) -> Self {
         let result = std::str::from_utf8(&opened.result).ok().and_then(|text| Members::read(text).ok());
-        let capabilities = result.and_then(|result| result.text("capabilities").map(str::to_owned));
-        Self { capabilities: capabilities.unwrap_or_else(|| "{}".to_owned()) }
+        let result = result.unwrap_or_default();
+        let meta = result.object("_meta");
+        let server_info = match opened.era {
+            Era::Legacy => result.text("serverInfo"),
+            Era::Modern => meta.as_ref().and_then(|meta| meta.text(methods::meta::SERVER_INFO)),
+        };
+        Self {
+            capabilities: result.text("capabilities").unwrap_or("{}").to_owned(),
+            server_info: server_info.filter(|info| info.starts_with('{')).map(str::to_owned),
+        }
+    }
+
+    /// What it said which program it is, as JSON.
+    pub(in crate::bridge) fn server_info(&self) -> Option<&str> {
+        self.server_info.as_deref()
     }
 
     /// Whether it declared what stands at `path`.
@@ -61,6 +76,8 @@ pub(in crate::bridge) struct Live {
     /// Which tool arguments are mirrored in headers.
     pub(in crate::bridge) tool_headers: Mutex<ToolHeaders>,
     pub(in crate::bridge) tool_list: ToolList,
+    /// What the legacy sessions hear of a modern server.
+    pub(in crate::bridge) own_listen: OwnListen,
     gate: Mutex<Gate>,
     /// Whether it is yet to be told that its handshake is over.
     holds_initialized: AtomicBool,
@@ -91,6 +108,7 @@ impl Live {
             busy: Notify::new(),
             tool_headers: Mutex::default(),
             tool_list: ToolList::default(),
+            own_listen: OwnListen::default(),
             gate: Mutex::new(Gate::Nobody),
             initialized: Mutex::default(),
         }

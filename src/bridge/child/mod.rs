@@ -7,7 +7,9 @@
 mod belongings;
 mod deadlines;
 mod interests;
+mod listeners;
 mod live;
+mod upstream_listen;
 mod whose;
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::children::{Children, Learnt};
+use super::dialogue::Dialogues;
 use super::exchange::{Exchange, unavailable};
 use super::introduction::Introduction;
 use super::level::Level;
@@ -37,9 +40,15 @@ use crate::mcp::members::quote;
 use crate::mcp::probe::{self, Choice, OpenError, Opened, Opening};
 use crate::mcp::version::Era;
 use crate::mcp::writer::Bounds;
+use crate::telemetry::metrics::Meter;
 use belongings::{Remembered, TaskOwner};
+pub(super) use interests::Subscriber;
 use interests::{Subscription, tell_level};
+use listeners::Listeners;
+pub(super) use listeners::Listening;
 pub(super) use live::{Facts, Live};
+use upstream_listen::Wishes;
+pub(super) use upstream_listen::{Heard, OwnListen, without_subscription};
 pub(super) use whose::Whose;
 
 /// How a server is to be opened and shared.
@@ -65,7 +74,7 @@ pub struct Sharing {
 impl Default for Sharing {
     fn default() -> Self {
         Self {
-            era: Choice::PreferLegacy,
+            era: Choice::Probe,
             interactive: false,
             capabilities: None,
             isolation: Isolation::Shared,
@@ -128,6 +137,7 @@ pub struct Child {
     /// The server's own words when it refused to be opened.
     refused: Mutex<Option<Bytes>>,
     learnt: Arc<Mutex<Learnt>>,
+    pub(in crate::bridge) meter: Arc<Meter>,
     pub(in crate::bridge) limits: Arc<Limits>,
     pub(in crate::bridge) sessions: Arc<Sessions>,
     upstream: OnceLock<Arc<dyn Upstream>>,
@@ -139,6 +149,13 @@ pub struct Child {
     tasks: Mutex<Remembered<TaskOwner>>,
     /// A lower log level is waiting to be told.
     lowering: AtomicBool,
+    /// Calls of modern clients that wait for these clients.
+    pub(super) dialogues: Dialogues,
+    listeners: Mutex<Listeners>,
+    /// Calls of legacy clients whose server wants input; it has forgotten them meanwhile.
+    driven: Mutex<Vec<Arc<Exchange>>>,
+    /// What legacy sessions want to hear of a modern server.
+    wishes: Arc<Wishes>,
     /// Which session was shown which URL elicitation.
     shown: Mutex<Remembered<Weak<Session>>>,
 }
@@ -200,6 +217,7 @@ impl Child {
             used: AtomicU64::new(0),
             refused: Mutex::default(),
             learnt: Arc::clone(&children.learnt),
+            meter: Arc::clone(&children.meter),
             limits: Arc::clone(&children.limits),
             sessions: Arc::clone(&children.sessions),
             upstream: OnceLock::new(),
@@ -210,6 +228,10 @@ impl Child {
             tasks: Mutex::default(),
             shown: Mutex::default(),
             lowering: AtomicBool::new(false),
+            dialogues: Dialogues::default(),
+            listeners: Mutex::default(),
+            driven: Mutex::default(),
+            wishes: Arc::default(),
         })
     }
 
@@ -252,11 +274,24 @@ impl Child {
     /// Notes that there will be no process any more.
     pub fn gone(&self) {
         self.phase.send_replace(Phase::Gone);
+        for exchange in self.driven() {
+            exchange.end(Finish::Ferry(Refusal::ShuttingDown { sent: true }));
+        }
     }
 
     /// Whether it can be asked now, and in which era its server is.
     pub fn era(&self) -> Option<Era> {
         self.current().map(|live| live.opened.era)
+    }
+
+    /// Whether the last process was of this era, and the next one is expected to be.
+    pub(super) fn is_known_as(&self, era: Era) -> bool {
+        self.memory().era == Some(era)
+    }
+
+    /// How the process that can be asked now was opened.
+    pub(super) fn opened(&self) -> Option<Opened> {
+        self.current().map(|live| live.opened.clone())
     }
 
     /// Serves one process from its greeting to its end. `ready` is called in between, where it gets that far.
@@ -399,6 +434,10 @@ impl Child {
 
     fn opening(&self, hold_initialized: bool) -> Opening {
         let (client_info, capabilities) = match (&*self.sharing, &self.introduction) {
+            // One person's clients may be able to do more than the first of them.
+            (Sharing { capabilities: Some(own), .. }, Some(introduction)) => {
+                (introduction.client_info.clone(), own.clone())
+            }
             (_, Some(introduction)) => (introduction.client_info.clone(), introduction.capabilities.clone()),
             (Sharing { capabilities: Some(own), .. }, None) => (own_info(), own.clone()),
             (Sharing { interactive: true, .. }, None) => {
@@ -435,14 +474,20 @@ impl Child {
             tracing::warn!("the server can do less than before its restart; its sessions are ended");
             self.end_sessions("its server can do less now");
         }
-        if live.opened.era == Era::Modern {
-            return modern_child::learn_tools(live);
-        }
         // Whatever changed while nobody listened. Before the first start there are revived sessions only.
         if !rested {
             for session in self.audience() {
                 Self::hint_lists(&session, live);
             }
+        }
+        if live.opened.era == Era::Modern {
+            // Those who have listened to one of the other era begin anew.
+            self.end_listeners();
+            self.keep_listening(live);
+            return modern_child::learn_tools(live);
+        }
+        if !rested {
+            self.tell_of_all_lists(live);
         }
         if !restarted {
             return;
@@ -464,10 +509,14 @@ impl Child {
     /// Lets go of everything that a session had here.
     pub(super) fn forget_session(self: &Arc<Self>, session: &Arc<Session>) {
         for uri in session.subscriptions() {
-            self.unsubscribe(session, &uri);
+            self.unsubscribe(&Subscriber::of(session), &uri);
         }
         if session.level().is_some() {
             self.lower_level_later();
+        }
+        self.wish_to_listen();
+        for exchange in self.driven().iter().filter(|exchange| exchange.is_of(session)) {
+            exchange.end(Finish::Ferry(Refusal::Cancelled));
         }
         let Some(live) = self.current() else { return };
         let mut own = Vec::new();
@@ -480,7 +529,7 @@ impl Child {
             exchange.cancel("the session ended", Refusal::Cancelled);
         }
         for (_, asked) in session.drop_questions(live.generation) {
-            legacy_child::unanswered(&live.connection, &asked, "the client's session ended");
+            legacy_child::unanswered(&live.connection, &asked.id, &asked.method, "the client's session ended");
         }
     }
 
@@ -534,6 +583,7 @@ impl Child {
 
     /// Ends every listen stream, for ferry's own stop.
     pub(in crate::bridge) fn end_listens(&self) {
+        self.end_listeners();
         let Some(live) = self.last() else { return };
         live.connection.each(|_, exchange, _| {
             if exchange.asking.listen.is_some() {
@@ -544,7 +594,7 @@ impl Child {
 
     /// Requests that wait for this server.
     pub fn in_flight(&self) -> usize {
-        let mut count = 0;
+        let mut count = self.driven().len();
         if let Some(live) = self.last() {
             live.connection.each(|_, exchange, cancelled| {
                 count += usize::from(!cancelled && exchange.asking.listen.is_none());
@@ -556,6 +606,29 @@ impl Child {
     /// The server's own words where it refused to be opened; once.
     pub(super) fn take_refusal(&self) -> Option<Bytes> {
         self.refused.lock().expect("nothing panics while it holds this").take()
+    }
+
+    /// A call's client is being asked for what its server wants.
+    pub(super) fn drives(&self, exchange: &Arc<Exchange>) {
+        self.driven.lock().expect("nothing panics while it holds this").push(Arc::clone(exchange));
+        if let Some(live) = self.last() {
+            live.busy.notify_one();
+        }
+    }
+
+    /// It is not, any more.
+    pub(super) fn has_driven(&self, exchange: &Exchange) {
+        let mut driven = self.driven.lock().expect("nothing panics while it holds this");
+        driven.retain(|other| !std::ptr::eq(Arc::as_ptr(other), exchange));
+    }
+
+    /// The calls whose clients are being asked for what their server wants.
+    pub(super) fn driven(&self) -> Vec<Arc<Exchange>> {
+        self.driven.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().expect("nothing panics while it holds those who listen")
     }
 
     fn learnt(&self) -> MutexGuard<'_, Learnt> {

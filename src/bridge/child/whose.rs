@@ -35,6 +35,11 @@ impl Child {
         matches!(self.whose, Whose::Session(_))
     }
 
+    /// Whether its server was told that there is somebody to ask.
+    pub(in crate::bridge) fn may_ask(&self) -> bool {
+        self.is_private() || self.sharing.interactive || self.sharing.capabilities.is_some()
+    }
+
     /// Gives it to the session that it was opened for.
     pub(in crate::bridge) fn give_to(&self, session: &Session) {
         if let Whose::Session(id) = &self.whose {
@@ -127,7 +132,7 @@ impl Child {
         let Some(live) = self.last() else {
             return matches!(*self.phase.borrow(), Phase::Resting | Phase::Down { .. });
         };
-        let subscribed = !self.subscriptions().is_empty();
+        let subscribed = !self.driven().is_empty() || self.has_listeners() || !self.subscriptions().is_empty();
         live.connection.in_flight() == 0
             && !subscribed
             && !self.audience().iter().any(|session| session.is_asked(live.generation))

@@ -9,12 +9,15 @@ use super::super::attribution::{Seen, Undeliverable, of_log, of_question, of_unk
 use super::super::child::{Child, Live, deliver, withdrawal};
 use super::super::endpoint::Endpoint;
 use super::super::exchange::Exchange;
+use super::super::input::Response;
 use super::super::level::Level;
 use super::super::methods::{self, meta};
+use super::super::reply::Keep;
 use super::super::session_id::Abilities;
 use super::super::sessions::{Asked, Session};
 use super::super::standalone::Class;
 use super::Key;
+use super::modern_child::learn_tools_again;
 use crate::mcp::connection::Connection;
 use crate::mcp::envelope::{self, Message, code};
 use crate::mcp::members::Members;
@@ -23,16 +26,34 @@ use crate::mcp::members::Members;
 struct View {
     seen: Vec<Seen<Key>>,
     exchanges: Vec<(u64, Arc<Exchange>, bool)>,
+    /// Which of them wait for their clients.
+    suspended: Vec<bool>,
 }
 
 impl View {
     fn of(live: &Live) -> Self {
-        let mut view = Self { seen: Vec::new(), exchanges: Vec::new() };
+        let mut view = Self { seen: Vec::new(), exchanges: Vec::new(), suspended: Vec::new() };
         live.connection.each(|number, exchange, cancelled| {
+            let suspended = exchange.dialogue().is_some_and(|dialogue| dialogue.is_suspended());
+            view.suspended.push(suspended);
             view.seen.push(Seen { owner: Key::of(number, exchange), candidate: exchange.asking.candidate });
             view.exchanges.push((number, Arc::clone(exchange), cancelled));
         });
         view
+    }
+
+    /// What may have caused a question: of one person's own requests, one that waits for its client hardly has.
+    fn askers(&self, child: &Child) -> Vec<Seen<Key>> {
+        let active = |at: &usize| child.is_private() && !self.suspended[*at];
+        let pick = |at: usize| self.seen[at];
+        let active: Vec<_> = (0..self.seen.len()).filter(active).map(pick).collect();
+        if active.iter().any(|seen| seen.candidate) { active } else { self.seen.clone() }
+    }
+
+    /// The modern request that a key stands for.
+    fn request(&self, key: Key) -> Option<&Arc<Exchange>> {
+        let Key::Request(wanted) = key else { return None };
+        self.exchanges.iter().find(|(number, ..)| *number == wanted).map(|(_, exchange, _)| exchange)
     }
 
     /// The session that a key stands for, and its newest candidate whose stream can carry a message.
@@ -69,6 +90,10 @@ pub(in crate::bridge) fn request(child: &Arc<Child>, live: &Arc<Live>, id: &str,
 
 /// Puts a question to the one client that it can be for.
 fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i32, &'static str)> {
+    if !child.may_ask() {
+        // It was told so in its handshake.
+        return Err((code::METHOD_NOT_FOUND, "the client has not declared that it can be asked"));
+    }
     let params = message.param_members().map_err(|_| (code::INVALID_PARAMS, "a member stands there twice"))?;
     let view = View::of(live);
     let named = match related_task(&params).filter(|task| child.knows_task(task)) {
@@ -84,8 +109,18 @@ fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i
         let stream = view.session(Key::of_session(&session)).and_then(|(_, stream)| stream);
         (session, stream)
     } else {
-        match (of_question(&view.seen, live.gate_open()), child.only_session().filter(|_| child.is_private())) {
-            (Ok(owner), _) => view.session(owner).ok_or((code::INTERNAL_ERROR, "the client cannot be asked"))?,
+        match (of_question(&view.askers(child), live.gate_open()), child.only_session().filter(|_| child.is_private()))
+        {
+            (Ok(owner), _) => {
+                if let Some(exchange) = view.request(owner) {
+                    // Its client cannot be sent a request: the call is answered with the question.
+                    let dialogue = exchange.dialogue();
+                    let dialogue = dialogue.ok_or((code::INTERNAL_ERROR, "the client cannot be asked during this"))?;
+                    let id = Bytes::copy_from_slice(&message.id().unwrap_or_default());
+                    return dialogue.ask(&child.limits, id, message.method(), &params);
+                }
+                view.session(owner).ok_or((code::INTERNAL_ERROR, "the client cannot be asked"))?
+            }
             // One person's only client.
             (Err(Undeliverable::NothingInFlight), Some(only)) => (only, None),
             (Err(undeliverable), _) => return Err((code::INTERNAL_ERROR, undeliverable.message())),
@@ -104,6 +139,7 @@ fn ask(child: &Arc<Child>, live: &Arc<Live>, message: &Message) -> Result<(), (i
         method: message.method().to_owned(),
         token: params.object("_meta").and_then(|meta| meta.text(meta::PROGRESS_TOKEN).map(str::to_owned)),
         deadline: Instant::now() + child.limits.s2c_timeout,
+        hears: None,
     };
     let number = session
         .ask(asked, child.limits.max_questions)
@@ -139,14 +175,14 @@ fn undeliverable(live: &Live, session: &Session, number: u64) {
 pub(in crate::bridge) fn end_unanswered(live: &Live, session: &Session, now: Instant) {
     for (number, asked) in session.overdue(live.generation, now) {
         take_back(session, number, "timed out");
-        unanswered(&live.connection, &asked, "the client did not answer in time");
+        unanswered(&live.connection, &asked.id, &asked.method, "the client did not answer in time");
     }
 }
 
 /// The server's question will not be answered: a refused elicitation is an answer, the others fail.
-pub(in crate::bridge) fn unanswered(connection: &Connection<Exchange>, asked: &Asked, why: &str) {
-    let id = String::from_utf8_lossy(&asked.id);
-    if asked.method == methods::ELICIT {
+pub(in crate::bridge) fn unanswered(connection: &Connection<Exchange>, id: &[u8], method: &str, why: &str) {
+    let id = String::from_utf8_lossy(id);
+    if method == methods::ELICIT {
         connection.answer(&id, "{\"action\":\"cancel\"}");
     } else {
         connection.refuse(&id, code::INTERNAL_ERROR, why);
@@ -154,7 +190,11 @@ pub(in crate::bridge) fn unanswered(connection: &Connection<Exchange>, asked: &A
 }
 
 /// Whether a client declared what a question needs.
-fn permitted(abilities: Abilities, method: &str, params: &Members<'_>) -> Result<(), (i32, &'static str)> {
+pub(in crate::bridge) fn permitted(
+    abilities: Abilities,
+    method: &str,
+    params: &Members<'_>,
+) -> Result<(), (i32, &'static str)> {
     let needs = |there: bool, code: i32, why: &'static str| if there { Ok(()) } else { Err((code, why)) };
     match method {
         methods::CREATE_MESSAGE => {
@@ -197,6 +237,15 @@ fn related_task(params: &Members<'_>) -> Option<String> {
 /// A client's answer to a question of the server.
 pub(in crate::bridge) fn answered(endpoint: &Endpoint, session: &Session, message: &Message) {
     let asked = message.own_id().and_then(|number| session.answered(number));
+    if let Some(Asked { hears: Some(hears), id, .. }) = asked {
+        let response = match (message.result_text(), message.error()) {
+            (Some(result), _) => Response::Result(result.to_owned()),
+            (None, error) => Response::Error(String::from_utf8_lossy(&error.unwrap_or_default()).into_owned()),
+        };
+        // Whoever asked may be gone.
+        let _ = hears.send((id, response));
+        return;
+    }
     let live = endpoint.children.existing(session).and_then(|child| child.current());
     let (Some(asked), Some(live)) = (asked, live) else {
         return tracing::debug!("an answer to no question was dropped");
@@ -230,7 +279,7 @@ pub(in crate::bridge) fn withdraw(session: &Session, exchange: u64) {
 }
 
 /// Takes a question back from its client.
-fn take_back(session: &Session, number: u64, reason: &str) {
+pub(in crate::bridge) fn take_back(session: &Session, number: u64, reason: &str) {
     if !session.standalone.withdraw(number) {
         session.standalone.push(Class::Other, withdrawal(number, reason));
     }
@@ -247,6 +296,10 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         changed @ ("notifications/tools/list_changed"
         | "notifications/prompts/list_changed"
         | "notifications/resources/list_changed") => {
+            if changed == "notifications/tools/list_changed" {
+                learn_tools_again(live);
+            }
+            child.tell_of_list(changed);
             for session in child.audience() {
                 // Without what else it may carry: this one is for everybody.
                 let bare = vec![Bytes::from(envelope::call(None, changed, None))];
@@ -255,6 +308,7 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
         }
         "notifications/resources/updated" => {
             let Some(uri) = params.string("uri") else { return };
+            child.tell_of_resource(message.method(), &uri, message.params_text());
             for session in child.audience() {
                 if session.follows(&uri) {
                     session.standalone.push(Class::Updated(uri.clone().into_owned()), text());
@@ -286,6 +340,11 @@ pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, mess
                     return;
                 }
             }
+            live.connection.each(|_, exchange, _| {
+                if let Some(dialogue) = exchange.dialogue() {
+                    dialogue.withdraw(id.as_bytes());
+                }
+            });
         }
         unknown => {
             let view = View::of(live);
@@ -331,6 +390,16 @@ fn log(child: &Child, live: &Live, params: &Members<'_>, text: impl Fn() -> Vec<
     let view = View::of(live);
     let only = child.only_session().filter(|only| live.serves_only(&only.identity));
     let key = of_log(&view.seen, only.as_ref().map(Key::of_session), live.gate_open());
+    if let Some(exchange) = key.and_then(|key| view.request(key)) {
+        // A legacy server logs for every request; a modern client hears of it where it asked for it.
+        let exchange = exchange.dialogue().and_then(|dialogue| dialogue.answering()).unwrap_or(Arc::clone(exchange));
+        let level = params.string("level").and_then(|name| Level::parse(&name));
+        let wanted = exchange.asking.log_level.is_some_and(|wanted| level.is_none_or(|level| level >= wanted));
+        if wanted && exchange.can_stream() {
+            exchange.reply.push(text(), Keep::IfRoom);
+        }
+        return;
+    }
     let Some((session, stream)) = recipient(&view, key, only) else {
         return tracing::debug!(
             message = params.text("data").unwrap_or_default(),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::super::child::{Child, Isolation, Live};
+use super::super::child::{Child, Isolation, Live, Subscriber};
 use super::super::endpoint::Endpoint;
 use super::super::era;
 use super::super::exchange::{Asking, Begun, Exchange, Owner, Reader, Words, begin, envelope};
@@ -23,7 +23,7 @@ use super::super::session_id::Abilities;
 use super::super::sessions::Session;
 use super::super::standalone::{self, Standalone};
 use super::super::stream::{Body, Event, OK, Source, bare, event_stream, json};
-use super::{Call, edited, legacy_child, of_era, refused, token, token_edit};
+use super::{Call, edited, legacy_child, legacy_to_modern, modern_to_modern, refused, token, token_edit};
 use crate::mcp::envelope::{Kind, Message};
 use crate::mcp::members::{Members, elements, quote, rewrite};
 use crate::mcp::version::{Era, LATEST_LEGACY, LEGACY};
@@ -54,11 +54,8 @@ pub(in crate::bridge) async fn open_session(
     message: &Message,
     own_stream: Option<Arc<Standalone>>,
 ) -> Result<Opened, Refusal> {
-    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
-    let Some(asked) = params.string("protocolVersion") else {
-        let why = Cow::Borrowed("`params.protocolVersion` must be a string");
-        return Err(Refusal::InvalidParams { era: Era::Legacy, why });
-    };
+    let asked = asked_version(message)?;
+    let params = message.param_members().unwrap_or_default();
     let id = message.id().ok_or(Refusal::InvalidRequest("`initialize` is a request".into()))?;
     let introduction = |isolation| match isolation {
         Isolation::Session => Introduction::verbatim(message),
@@ -73,27 +70,40 @@ pub(in crate::bridge) async fn open_session(
             None => return Err(refusal),
         },
     };
-    of_era(&live, Era::Legacy).map_err(|_| Refusal::LegacyNotServed { requested: Some(asked.clone().into_owned()) })?;
-    let version = if opening.child.is_one_sessions() {
+    let version = if opening.child.is_one_sessions() && live.opened.era == Era::Legacy {
         // Client and server have settled it between themselves.
         LEGACY.iter().find(|known| **known == live.opened.version).copied().unwrap_or(LATEST_LEGACY)
     } else {
         // Independent of what the server speaks: payloads are additive and gated by capabilities.
-        LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY)
+        negotiated(&asked)
     };
     let client = params.object("clientInfo").unwrap_or_default();
     let client = |name| client.string(name).map(Cow::into_owned).unwrap_or_default();
     let client = (client("name"), client("version"));
     let abilities = params.object("capabilities").map(|capabilities| abilities(&capabilities)).unwrap_or_default();
     let session = call.endpoint.sessions.open(call.identity, version, abilities, client, own_stream)?;
-    if opening.child.is_private() {
+    if opening.child.is_private() || live.opened.era == Era::Modern {
         session.introduce(introduction(call.endpoint.isolation()));
     }
     let child = opening.adopted_by(&session);
+    child.wish_to_listen();
     call.endpoint.forget_evicted();
     tracing::info!(client = session.client, version, "a session was opened");
-    let welcome = if child.is_one_sessions() { live.opened.result.clone() } else { welcome(&live, version, &child) };
-    Ok(Opened::Session(session, envelope(&id, "result", welcome)))
+    Ok(Opened::Session(session, welcome(&live, version, &child, message)))
+}
+
+/// The version that an `initialize` asks for.
+pub(super) fn asked_version(message: &Message) -> Result<Cow<'_, str>, Refusal> {
+    let params = message.param_members().map_err(|error| Refusal::InvalidRequest(error.to_string().into()))?;
+    params.string("protocolVersion").ok_or(Refusal::InvalidParams {
+        era: Era::Legacy,
+        why: Cow::Borrowed("`params.protocolVersion` must be a string"),
+    })
+}
+
+/// The version that ferry speaks with a client which asks for this one.
+pub(super) fn negotiated(asked: &str) -> &'static str {
+    LEGACY.iter().find(|known| **known == asked).copied().unwrap_or(LATEST_LEGACY)
 }
 
 /// What came of an `initialize`.
@@ -132,8 +142,19 @@ impl Drop for Opening<'_> {
     }
 }
 
+/// The answer to `initialize`: of a server of the session's own, its own; of one that is shared, with what is not
+/// everybody's taken out.
+pub(super) fn welcome(live: &Live, version: &str, child: &Child, message: &Message) -> Json {
+    let result = match live.opened.era {
+        Era::Modern => legacy_to_modern::welcome(live, version, child.name()),
+        Era::Legacy if child.is_one_sessions() => live.opened.result.clone(),
+        Era::Legacy => edited_welcome(live, version, child),
+    };
+    envelope(&message.id().unwrap_or_default(), "result", result)
+}
+
 /// The server's `InitializeResult` with the version negotiated here, and without a list of everybody's tasks.
-fn welcome(live: &Live, version: &str, child: &Child) -> Bytes {
+fn edited_welcome(live: &Live, version: &str, child: &Child) -> Bytes {
     let Ok(result) = std::str::from_utf8(&live.opened.result).map(Members::read) else {
         return live.opened.result.clone();
     };
@@ -151,7 +172,7 @@ fn welcome(live: &Live, version: &str, child: &Child) -> Bytes {
 }
 
 /// What a legacy client declared, as far as ferry's routing depends on it.
-fn abilities(capabilities: &Members<'_>) -> Abilities {
+pub(super) fn abilities(capabilities: &Members<'_>) -> Abilities {
     let elicitation = capabilities.object("elicitation");
     Abilities {
         roots: capabilities.truthy("roots"),
@@ -211,7 +232,9 @@ pub(in crate::bridge) fn stream(call: &Call<'_>, named: &era::Session<'_>) -> Re
             Standing::Goes(missed, exchange) => {
                 let key = track.attach();
                 let reader = exchange.map(|exchange| Reader::resume(exchange, track, key));
-                Ok(event_stream(Resumed { missed, reader }, opening(session.version, &last), keep_alive))
+                let tab = reader.as_ref().map(Reader::tab);
+                let stream = event_stream(Resumed { missed, reader }, opening(session.version, &last), keep_alive);
+                Ok(stream.map(|body| if let Some(tab) = tab { body.on(tab) } else { body }))
             }
         },
         (Some(last), None) if !last.is_standalone() => {
@@ -293,8 +316,11 @@ fn find(call: &Call<'_>, named: &era::Session<'_>) -> Result<Arc<Session>, Refus
     if found.revived {
         call.endpoint.forget_evicted();
         tracing::info!(client = session.client, "a session was revived");
-        if let Some(live) = call.endpoint.children.existing(&session).and_then(|child| child.current()) {
-            Child::hint_lists(&session, &live);
+        if let Some(child) = call.endpoint.children.existing(&session) {
+            child.wish_to_listen();
+            if let Some(live) = child.current() {
+                Child::hint_lists(&session, &live);
+            }
         }
     }
     if let Some(version) = named.version
@@ -330,6 +356,9 @@ pub(in crate::bridge) fn notification(
         // A server of one session's own has one client, and an identity's own one person: the others could not tell
         // whose roots changed, or who says what ferry does not know.
         methods::ROOTS_CHANGED if !child.is_one_sessions() => {}
+        other if child.current().is_some_and(|live| live.opened.era == Era::Modern) => {
+            modern_to_modern::pass_on(call, &child, other, message);
+        }
         other if child.is_private() && methods::is_notification(other) => {
             if let Some(live) = child.current().filter(|live| live.opened.era == Era::Legacy) {
                 live.initialized();
@@ -350,6 +379,12 @@ fn cancel(child: &Child, session: &Arc<Session>, id: &str, reason: Option<&str>)
             newest = Some((number, Arc::clone(exchange)));
         }
     });
+    let driven = child.driven();
+    let mut driven = driven.iter().rev();
+    let driven = driven.find(|exchange| exchange.is_of(session) && exchange.asking.id == id.as_bytes());
+    if let (None, Some(exchange)) = (&newest, driven) {
+        return exchange.cancel(reason.unwrap_or("cancelled by the client"), Refusal::Cancelled);
+    }
     if let Some((number, exchange)) = newest {
         exchange.cancel(reason.unwrap_or("cancelled by the client"), Refusal::Cancelled);
         legacy_child::withdraw(session, number);
@@ -447,6 +482,7 @@ impl Source for Together {
     }
 }
 
+/// A request of a session, by the era of its server.
 pub(in crate::bridge) async fn request(
     call: &Call<'_>,
     session: &Arc<Session>,
@@ -454,22 +490,66 @@ pub(in crate::bridge) async fn request(
     params: &era::Params<'_>,
 ) -> Result<Begun, Refusal> {
     let _busy = session.busy();
+    let child = call.endpoint.child_of(session);
+    if let Some(answer) = at_once(&child, session, message, params)? {
+        return Ok(answer);
+    }
+    let live = child.live().await?;
+    match live.opened.era {
+        Era::Modern => legacy_to_modern::request(call, session, &child, live, message, params).await,
+        Era::Legacy => to_legacy(call, session, &child, live, message, params).await,
+    }
+}
+
+/// The answer that needs no server, whatever its era.
+fn at_once(
+    child: &Arc<Child>,
+    session: &Arc<Session>,
+    message: &Message,
+    params: &era::Params<'_>,
+) -> Result<Option<Begun>, Refusal> {
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
-    let child = &call.endpoint.child_of(session);
+    let method = message.method();
+    match method {
+        // A legacy server of the session's own says itself whether it is alive.
+        methods::PING if !child.is_one_sessions() || child.is_known_as(Era::Modern) => Ok(Some(empty(&id))),
+        methods::RESOURCES_UNSUBSCRIBE => {
+            let invalid = "`params.uri` must be a string".into();
+            let uri = params.members.string("uri").ok_or(Refusal::InvalidParams { era: Era::Legacy, why: invalid })?;
+            if session.unsubscribe(&uri) {
+                child.unsubscribe(&Subscriber::of(session), &uri);
+                child.wish_to_listen();
+            }
+            Ok(Some(empty(&id)))
+        }
+        methods::DISCOVER | methods::LISTEN => {
+            Err(Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() })
+        }
+        _ if methods::is_notification(method) => {
+            Err(Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() })
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn to_legacy(
+    call: &Call<'_>,
+    session: &Arc<Session>,
+    child: &Arc<Child>,
+    live: Arc<Live>,
+    message: &Message,
+    params: &era::Params<'_>,
+) -> Result<Begun, Refusal> {
+    let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
     let own = child.is_one_sessions();
     let method = message.method();
     let missing = || Refusal::MethodNotFound { era: Era::Legacy, method: method.to_owned() };
     let invalid = |why: &'static str| Refusal::InvalidParams { era: Era::Legacy, why: why.into() };
     match method {
-        methods::PING if !own => return Ok(empty(&id)),
-        methods::DISCOVER | methods::LISTEN => return Err(missing()),
         methods::TASKS_LIST if !child.is_private() => return Err(missing()),
-        _ if methods::is_notification(method) => return Err(missing()),
         methods::SET_LEVEL => {
             let level = params.members.string("level").and_then(|name| Level::parse(&name));
             let level = level.ok_or(invalid("`params.level` must be a log level"))?;
-            let live = child.live().await?;
-            of_era(&live, Era::Legacy)?;
             if !live.facts.declares(&["logging"]) {
                 return Err(missing());
             }
@@ -482,11 +562,9 @@ pub(in crate::bridge) async fn request(
         }
         methods::RESOURCES_SUBSCRIBE => {
             let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
-            let live = child.live().await?;
-            of_era(&live, Era::Legacy)?;
             let new = session.subscribe(&uri, call.endpoint.limits.max_subscriptions);
             let new = new.ok_or(invalid("too many subscriptions in this session"))?;
-            return Ok(match child.subscribe(&live, session, &uri).await {
+            return Ok(match child.subscribe(&live, Subscriber::of(session), &session.identity, &uri).await {
                 Ok(()) => empty(&id),
                 Err(error) => {
                     if new {
@@ -496,13 +574,6 @@ pub(in crate::bridge) async fn request(
                 }
             });
         }
-        methods::RESOURCES_UNSUBSCRIBE => {
-            let uri = params.members.string("uri").ok_or(invalid("`params.uri` must be a string"))?;
-            if session.unsubscribe(&uri) {
-                child.unsubscribe(session, &uri);
-            }
-            return Ok(empty(&id));
-        }
         methods::TASKS_GET | methods::TASKS_RESULT | methods::TASKS_CANCEL if !child.is_private() => {
             let task = params.members.string("taskId").ok_or(invalid("`params.taskId` must be a string"))?;
             if !child.owns_task(session, &task) {
@@ -511,8 +582,6 @@ pub(in crate::bridge) async fn request(
         }
         _ => {}
     }
-    let live = child.live().await?;
-    of_era(&live, Era::Legacy)?;
     let limits = &call.endpoint.limits;
     let permit = call
         .endpoint
@@ -528,11 +597,13 @@ pub(in crate::bridge) async fn request(
         method: method.to_owned(),
         token: token.as_ref().map(|(raw, _)| Bytes::copy_from_slice(raw.as_bytes())),
         log_level: None,
+        abilities: session.abilities,
         candidate: methods::is_candidate(method),
         streams: call.accepted.sse(),
         unhurried: method == methods::TASKS_RESULT,
         expects_task: params.members.has("task"),
         listen: None,
+        input: None,
         sealing: None,
         server: Arc::clone(&live.facts),
         translate,

@@ -13,11 +13,11 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::accept::Accepted;
 use super::auth::Identity;
-use super::child::Live;
 use super::endpoint::Endpoint;
 use super::era::Params;
 use super::exchange::{Exchange, Terms};
 use super::methods;
+use super::modern;
 use super::refusal::Refusal;
 use super::reply::Json;
 use super::stream::{Body, Event, OK, Source, event_stream, json};
@@ -27,8 +27,11 @@ use crate::mcp::version::Era;
 
 pub(super) mod legacy_child;
 pub(super) mod legacy_to_legacy;
+pub(super) mod legacy_to_modern;
 pub(super) mod modern_child;
+pub(super) mod modern_to_legacy;
 pub(super) mod modern_to_modern;
+pub(super) mod stateless;
 
 /// What a relay knows of the HTTP request it answers.
 pub(super) struct Call<'a> {
@@ -64,32 +67,26 @@ impl Source for Once {
 
 /// A request of a modern client, by the era of the server.
 pub(super) async fn modern_request(call: &Call<'_>, message: &Message, params: &Params<'_>) -> Response<Body> {
-    match modern_to_modern::request(call, message, params).await {
-        Ok(response) => response,
-        Err(refusal) => refused(&refusal, message),
-    }
+    let outcome = async {
+        let request = modern::read(message, params, call.headers)?;
+        if request.method == methods::LISTEN {
+            call.accepted.require_sse()?;
+        }
+        let child = call.endpoint.child_for(call.identity, params);
+        let live = child.live().await?;
+        modern::gate(request.method, live.opened.era, &live.facts.capabilities)?;
+        modern_to_modern::check_param_headers(call, &live, &request).await?;
+        match live.opened.era {
+            Era::Modern => modern_to_modern::request(call, &child, live, message, params, &request).await,
+            Era::Legacy => modern_to_legacy::request(call, &child, live, message, params, &request).await,
+        }
+    };
+    outcome.await.unwrap_or_else(|refusal| refused(&refusal, message))
 }
 
 /// Words of ferry's own in answer to a message.
 pub(super) fn refused(refusal: &Refusal, message: &Message) -> Response<Body> {
     refusal.response_to(message).map(|body| Body::whole([body]))
-}
-
-/// The server of `live`, if it is of this era.
-///
-/// A modern client is told to fall back to `initialize`, a legacy one which versions there are.
-fn of_era(live: &Live, wanted: Era) -> Result<(), Refusal> {
-    match (live.opened.era, wanted) {
-        (Era::Legacy, Era::Modern) => {
-            tracing::info!("a client of the modern era was told to open a session: the server is of the legacy one");
-            Err(Refusal::ModernNotServed)
-        }
-        (Era::Modern, Era::Legacy) => {
-            tracing::warn!("a client of the legacy era was refused: the server is of the modern one");
-            Err(Refusal::LegacyNotServed { requested: None })
-        }
-        (Era::Legacy, Era::Legacy) | (Era::Modern, Era::Modern) => Ok(()),
-    }
 }
 
 /// What is to stand at a place of a message instead of what its client wrote there.

@@ -8,17 +8,19 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::attribution::{Seen, of_unknown};
-use super::super::child::{Child, Live, own_info};
+use super::super::child::{Child, Heard, Live, own_info, without_subscription};
 use super::super::exchange::Exchange;
 use super::super::level::Level;
 use super::super::methods::{self, meta};
 use super::super::reply::{Finish, Json, Keep};
+use super::super::standalone::Class;
 use super::modern_to_modern::{ToolHeaders, again};
 use super::{Key, OWN_CALL};
 use crate::mcp::connection::End;
 use crate::mcp::envelope::{self, Message, code, number};
 use crate::mcp::members::{Members, quote, rewrite};
 use crate::mcp::probe;
+use crate::mcp::version::Era;
 
 /// A modern server asks nothing of its own accord; a handler of an old SDK that does must not hang.
 pub(in crate::bridge) fn request(_: &Arc<Child>, live: &Arc<Live>, id: &str, message: &Message) {
@@ -27,19 +29,25 @@ pub(in crate::bridge) fn request(_: &Arc<Child>, live: &Arc<Live>, id: &str, mes
 }
 
 /// A notification of the server's.
-pub(in crate::bridge) fn notification(_: &Arc<Child>, live: &Arc<Live>, message: &Message) {
+pub(in crate::bridge) fn notification(child: &Arc<Child>, live: &Arc<Live>, message: &Message) {
     let params = message.param_members().unwrap_or_default();
     if message.method() == "notifications/tools/list_changed" {
         learn_tools(live);
     }
     let subscription = params.object("_meta").and_then(|meta| meta.text(meta::SUBSCRIPTION_ID).and_then(number));
     if let Some(subscription) = subscription {
-        return subscribed(live, subscription, message);
+        return match live.own_listen.hears(subscription, message) {
+            Heard::NotMine => subscribed(live, subscription, message),
+            Heard::Mine => {}
+            Heard::ForSessions => to_sessions(child, message),
+        };
     }
     match message.method() {
         methods::CANCELLED => {
             // The server ends a subscription.
             let Some(number) = params.text("requestId").and_then(number) else { return };
+            let (child, own) = (Arc::downgrade(child), Arc::clone(live));
+            tokio::spawn(async move { own.own_listen.end(&child, number).await });
             if let Some(exchange) = live.connection.exchange(number).filter(|e| e.asking.listen.is_some()) {
                 live.connection.forget(number);
                 exchange.end(Finish::Ready(listen_result(&exchange.asking.id)));
@@ -64,6 +72,28 @@ pub(in crate::bridge) fn notification(_: &Arc<Child>, live: &Arc<Live>, message:
                 _ => tracing::debug!(method = unknown, "a notification that may be anybody's was dropped"),
             }
         }
+    }
+}
+
+/// A notification on the stream that stands for all legacy sessions.
+fn to_sessions(child: &Child, message: &Message) {
+    let method = message.method();
+    let params = without_subscription(message);
+    let text = || vec![Bytes::from(envelope::call(None, method, params.as_deref()))];
+    if method.ends_with("/list_changed") {
+        for session in child.audience() {
+            // Without what else it may carry: this one is for everybody.
+            let bare = vec![Bytes::from(envelope::call(None, method, None))];
+            session.standalone.push(Class::ListChanged(method.to_owned()), bare);
+        }
+    } else if method == "notifications/resources/updated" {
+        let members = message.param_members().unwrap_or_default();
+        let Some(uri) = members.string("uri") else { return };
+        for session in child.audience().iter().filter(|session| session.follows(&uri)) {
+            session.standalone.push(Class::Updated(uri.clone().into_owned()), text());
+        }
+    } else {
+        tracing::debug!(method, "a notification that no session has asked for was dropped");
     }
 }
 
@@ -138,11 +168,27 @@ pub(in crate::bridge) async fn listen_again(live: &Live, exchange: &Arc<Exchange
 /// the only one that did, cancelled ones counted.
 fn log(live: &Live, params: &Members<'_>, message: &Message) {
     let mut wanting = Vec::new();
-    live.connection.each(|_, exchange, cancelled| {
+    let mut newest: Option<(u64, Arc<Exchange>)> = None;
+    live.connection.each(|number, exchange, cancelled| {
         if let Some(level) = exchange.asking.log_level {
             wanting.push((level, Arc::clone(exchange), cancelled));
+            if !cancelled && newest.as_ref().is_none_or(|(known, _)| *known < number) {
+                newest = Some((number, Arc::clone(exchange)));
+            }
         }
     });
+    let newest = newest.map(|(_, exchange)| exchange);
+    // One session's requests are one client's: the newest of them is as good as any (§6.4).
+    let session = wanting.first().and_then(|(_, exchange, _)| exchange.session().cloned());
+    if let Some(session) = session.filter(|session| wanting.iter().all(|(_, exchange, _)| exchange.is_of(session))) {
+        let level = params.string("level").and_then(|name| Level::parse(&name));
+        let wanted = session.level().is_none_or(|wanted| level.is_none_or(|level| level >= wanted));
+        let newest = newest.filter(|exchange| exchange.can_stream());
+        if let Some(exchange) = newest.filter(|_| wanted) {
+            exchange.reply.push(text(message), Keep::IfRoom);
+        }
+        return;
+    }
     let [(wanted, exchange, false)] = &wanting[..] else {
         return tracing::debug!(wanting = wanting.len(), "a log message that may be anybody's was dropped");
     };
@@ -161,6 +207,14 @@ pub(in crate::bridge) fn learn_tools(live: &Arc<Live>) {
     if live.facts.declares(&["tools"]) {
         let live = Arc::clone(live);
         tokio::spawn(async move { refresh_tools(&live).await });
+    }
+}
+
+/// The same, if anybody has needed to know that so far.
+pub(in crate::bridge) fn learn_tools_again(live: &Arc<Live>) {
+    let known = live.tool_headers.lock().expect("nothing panics while it holds the annotations").is_known();
+    if known {
+        learn_tools(live);
     }
 }
 
@@ -228,12 +282,14 @@ pub(super) async fn refresh_tools(live: &Arc<Live>) -> bool {
 /// All pages of a server's list of tools.
 async fn read_tools(live: &Live) -> Option<Vec<Message>> {
     const MAX_PAGES: usize = 100;
-    let request_meta = probe::own_meta(&live.opened.version, &own_info());
+    // What a modern request carries some legacy servers refuse.
+    let meta = (live.opened.era == Era::Modern)
+        .then(|| format!("\"_meta\":{}", probe::own_meta(&live.opened.version, &own_info())));
     let mut pages = Vec::new();
     let mut cursor = None::<String>;
     while pages.len() < MAX_PAGES {
-        let cursor_member = cursor.map(|cursor| format!(",\"cursor\":{cursor}")).unwrap_or_default();
-        let params = format!("{{\"_meta\":{request_meta}{cursor_member}}}");
+        let cursor_member = cursor.map(|cursor| format!("\"cursor\":{cursor}"));
+        let params = format!("{{{}}}", meta.iter().cloned().chain(cursor_member).collect::<Vec<_>>().join(","));
         let page = tokio::time::timeout(PAGE, live.connection.call(methods::TOOLS_LIST, &params)).await;
         let Ok(End::Answered(page)) = page else { return None };
         let result = page.result_text().and_then(|text| Members::read(text).ok())?;

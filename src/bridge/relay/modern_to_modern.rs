@@ -5,35 +5,30 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use super::super::child::Live;
+use super::super::child::{Child, Live};
 use super::super::exchange::{Asking, Exchange, Owner, Sealing, Words, begin, envelope};
 use super::super::level::Level;
 use super::super::refusal::Refusal;
 use super::super::reply::Json;
+use super::super::session_id::Abilities;
 use super::super::stream::Body;
 use super::super::{era, methods, modern, param_headers};
-use super::{Call, Edit, OWN_CALL, edited, modern_child, of_era, token_edit};
+use super::{Call, Edit, OWN_CALL, edited, modern_child, token_edit};
 use crate::mcp::envelope::{Message, call as notification_text};
 use crate::mcp::members::{self, Members, rewrite};
 use crate::mcp::version::{Era, MODERN};
 
-/// A request.
+/// A request that has passed the ladder.
 pub(super) async fn request(
     call: &Call<'_>,
+    child: &Arc<Child>,
+    live: Arc<Live>,
     message: &Message,
     params: &era::Params<'_>,
+    request: &modern::Request<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    let request = modern::read(message, params, call.headers)?;
     let id = message.id().ok_or(Refusal::InvalidRequest("a request has an id".into()))?;
     let listens = request.method == methods::LISTEN;
-    if listens {
-        call.accepted.require_sse()?;
-    }
-    let child = call.endpoint.child_for(call.identity, params);
-    let live = child.live().await?;
-    of_era(&live, Era::Modern)?;
-    modern::gate(request.method, live.opened.era, &live.facts.capabilities)?;
-    check_param_headers(call, &live, &request).await?;
     let limits = &call.endpoint.limits;
     // A standing stream is counted by itself: it is no work in flight.
     let permit = if listens {
@@ -62,16 +57,18 @@ pub(super) async fn request(
         method: request.method.to_owned(),
         token: token.map(|token| Bytes::copy_from_slice(token.raw.as_bytes())),
         log_level: request.log_level.and_then(members::string).and_then(|name| Level::parse(&name)),
+        abilities: Abilities::default(),
         candidate: methods::is_candidate(request.method),
         streams: call.accepted.sse(),
         unhurried: listens,
         expects_task: false,
         listen: listens.then(|| message.params()).flatten().map(|params| Bytes::copy_from_slice(&params)),
+        input: None,
         sealing,
         server: Arc::clone(&live.facts),
         translate,
     };
-    let exchange = Exchange::new(asking, &child, vec![permit], limits);
+    let exchange = Exchange::new(asking, child, vec![permit], limits);
     let place = token.map(|token| token.place.clone());
     let mut terms = call.terms();
     if listens {
@@ -83,7 +80,7 @@ pub(super) async fn request(
         terms.commit_after = limits.request_timeout_in_all;
     }
     let params = |number| edited(message, token_edit(place.clone(), number).into_iter().chain(state.clone()).collect());
-    Ok(begin(&child, live, exchange, params).await?.respond(terms).await)
+    Ok(begin(child, live, exchange, params).await?.respond(terms).await)
 }
 
 /// The state that a retry brings back, as the server wrote it.
@@ -115,15 +112,26 @@ pub(in crate::bridge) fn notification(call: &Call<'_>, message: &Message) {
     if !methods::is_extension_notification(message.method()) {
         return;
     }
-    let child = call.endpoint.children.existing_of_identity(call.identity);
-    if let Some(live) = child.and_then(|child| child.current()).filter(|live| live.opened.era == Era::Modern) {
+    if let Some(child) = call.endpoint.children.existing_of_identity(call.identity) {
+        pass_on(call, &child, message.method(), message);
+    }
+}
+
+/// Passes a notification on that is none of the protocol's own.
+pub(super) fn pass_on(call: &Call<'_>, child: &Child, method: &str, message: &Message) {
+    let live = child.current().filter(|live| live.opened.era == Era::Modern);
+    if let Some(live) = live.filter(|_| methods::is_extension_notification(method)) {
         live.admit(call.identity);
-        live.connection.push(notification_text(None, message.method(), message.params_text()));
+        live.connection.push(notification_text(None, method, message.params_text()));
     }
 }
 
 /// Step 10 of §4.1. What a header said of a tool that has changed since is looked at again before it is refused.
-async fn check_param_headers(call: &Call<'_>, live: &Arc<Live>, request: &modern::Request<'_>) -> Result<(), Refusal> {
+pub(super) async fn check_param_headers(
+    call: &Call<'_>,
+    live: &Arc<Live>,
+    request: &modern::Request<'_>,
+) -> Result<(), Refusal> {
     let (methods::TOOLS_CALL, Some(tool)) = (request.method, &request.name) else { return Ok(()) };
     let check = || {
         let tools = live.tool_headers.lock().expect("nothing panics while it holds the annotations");
@@ -179,6 +187,11 @@ impl ToolHeaders {
     /// Whether nothing more can be learnt of this tool by looking at the list.
     fn knows(&self, tool: &str) -> bool {
         self.whole && self.tools.contains_key(tool)
+    }
+
+    /// Whether the list was read.
+    pub(super) fn is_known(&self) -> bool {
+        self.whole
     }
 
     fn of(&self, tool: &str) -> &[param_headers::Mirrored] {

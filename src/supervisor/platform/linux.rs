@@ -103,6 +103,13 @@ pub(in crate::supervisor) fn name(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
+/// How many bytes of a process are in memory (`proc_pid_status(5)`).
+pub(in crate::supervisor) fn resident(pid: Pid) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<u64>().ok()? * 1024)
+}
+
 /// Whether a process was started with this `NAME=value` in its environment.
 pub(in crate::supervisor) fn has_variable(pid: Pid, variable: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|all| all.split(|&byte| byte == 0).any(|one| one == variable))

@@ -119,6 +119,19 @@ pub(in crate::supervisor) fn name(pid: Pid) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// How many bytes of a process are in memory.
+pub(in crate::supervisor) fn resident(pid: Pid) -> Option<u64> {
+    let mut info = MaybeUninit::<libc::proc_taskinfo>::zeroed();
+    let size = c_int::try_from(size_of::<libc::proc_taskinfo>()).ok()?;
+    #[expect(unsafe_code, reason = "libproc is not wrapped by nix")]
+    // SAFETY: the buffer has the size that is passed with it, and zeroes are a valid value of the structure.
+    let info = unsafe {
+        let filled = libc::proc_pidinfo(pid.as_raw(), libc::PROC_PIDTASKINFO, 0, info.as_mut_ptr().cast(), size);
+        (filled == size).then(|| info.assume_init())
+    };
+    info.map(|info| info.pti_resident_size)
+}
+
 /// Whether a process was started with this `NAME=value` in its environment.
 pub(in crate::supervisor) fn has_variable(pid: Pid, variable: &[u8]) -> bool {
     arguments_and_environment(pid).is_some_and(|all| all.split(|&byte| byte == 0).any(|one| one == variable))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use mcp_ferry::bridge::auth::Admission;
 use mcp_ferry::bridge::child::{Child, Pipes, Sharing};
 use mcp_ferry::bridge::endpoint::{Endpoint, Keys, Settings};
-use mcp_ferry::bridge::era::{Policy, Serve};
+use mcp_ferry::bridge::era::Policy;
 use mcp_ferry::bridge::listener::Tcp;
 use mcp_ferry::bridge::origin::{Guard, Listener};
 use mcp_ferry::bridge::router::{Door, Endpoints, router};
@@ -83,13 +83,12 @@ impl Rig {
     }
 
     pub(crate) async fn sharing(admission: Admission, sharing: Sharing, limits: Limits) -> Self {
+        Self::with(admission, Policy::default(), sharing, limits).await
+    }
+
+    pub(crate) async fn with(admission: Admission, policy: Policy, sharing: Sharing, limits: Limits) -> Self {
         let limits = Arc::new(limits);
-        let settings = Settings {
-            name: "test".into(),
-            path: "/mcp".into(),
-            policy: Policy { serve: Serve::Both, legacy_stateless: false },
-            sharing,
-        };
+        let settings = Settings { name: "test".into(), path: "/mcp".into(), policy, sharing };
         let endpoint = Endpoint::new(settings, &Keys::new(&[3; 32]), &limits);
         let (wishes, demands) = mpsc::unbounded_channel();
         let opened = Arc::default();

@@ -1,5 +1,6 @@
 //! The real program, run as people run it.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -22,9 +23,24 @@ pub(crate) struct Said {
 impl Ferry {
     /// Runs `ferry` with these arguments, and environment variables beside a minimal environment.
     pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start(Command::new(env!("CARGO_BIN_EXE_ferry")), arguments, variables)
+    }
+
+    /// The same without a controlling terminal, as a service manager does it.
+    pub(crate) fn run_as_service(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
+        #[expect(unsafe_code, reason = "there is no safe way to leave a session before exec")]
+        // SAFETY: one system call, which may be made between fork and exec.
+        unsafe {
+            command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+        }
+        Self::start(command, arguments, variables)
+    }
+
+    fn start(mut command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let file = |name: &str| std::fs::File::create(home.path().join(name)).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_ferry"))
+        let process = command
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -3,6 +3,7 @@
 pub(crate) mod fake_child;
 pub(crate) mod ferry;
 pub(crate) mod http;
+pub(crate) mod place;
 pub(crate) mod rmcp_client;
 pub(crate) mod rmcp_server;
 
