@@ -9,6 +9,9 @@ pub const FERRY_RUNTIME_DIR: &str = "FERRY_RUNTIME_DIR";
 /// The configuration file, instead of `~/.config/mcp-ferry/config.toml`.
 pub const FERRY_CONFIG: &str = "FERRY_CONFIG";
 
+/// cloudflared, where the configuration names none: set by packages that bring their own.
+pub const FERRY_CLOUDFLARED: &str = "FERRY_CLOUDFLARED";
+
 /// The base of [`FERRY_CONFIG`]'s default, instead of `~/.config` (XDG Base Directory Specification).
 pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 

@@ -17,6 +17,7 @@
 //! | 4 | [`daemon`] | what `ferry try` and `ferry run` start; the one room that introduces the others to each other |
 //! | 3 | [`bridge`] | HTTP in, MCP out |
 //! | 3 | [`demo`] | the MCP server that ferry carries along: a room of its own, since it is a whole program to itself |
+//! | 3 | [`tunnel`] | cloudflared as one supervised process |
 //! | 2 | [`supervisor`] | keeps processes alive, and ends them |
 //! | 2 | [`mcp`] | MCP over any pipe: messages, versions, one connection, its opening |
 //! | 2 | [`config`] | what a user can decide |
@@ -36,3 +37,4 @@ pub mod random;
 pub mod secret;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tunnel;

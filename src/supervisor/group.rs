@@ -212,17 +212,18 @@ impl Supervisor {
 
 /// When what happens in a whole stop, from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Budget {
+pub struct Budget {
     /// Calls in flight have until here.
-    drain: Duration,
+    pub drain: Duration,
     /// SIGKILL to whatever is left.
-    kill: Duration,
+    pub kill: Duration,
     /// Nothing is waited for any longer.
-    end: Duration,
+    pub end: Duration,
 }
 
 impl Budget {
-    fn of(shutdown_timeout: Duration) -> Self {
+    /// How [`Settings::shutdown_timeout`] is divided.
+    pub fn of(shutdown_timeout: Duration) -> Self {
         Self {
             drain: shutdown_timeout.saturating_sub(AFTER_DRAIN),
             // A budget of seconds at most is halved instead: half a second to leave is better than none.

@@ -32,7 +32,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use environment::{Environment, Helpers, Looking, Lookup};
-pub use group::{Ended, SHUTDOWN_TIMEOUT, Settings, Stopping, Supervisor};
+pub use group::{Budget, Ended, SHUTDOWN_TIMEOUT, Settings, Stopping, Supervisor};
 pub use helper::{Helper, HelperError, Output};
 pub use memory::memory_by_group;
 pub use nix::sys::signal::Signal;

@@ -1,6 +1,9 @@
 //! The process table, as the system shows it. No test asks ferry how its children are.
 #![allow(dead_code, reason = "each test binary uses its share")]
 
+pub(crate) mod examples;
+pub(crate) mod fake_cloudflared;
+
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;

@@ -14,6 +14,7 @@ mod endings;
 mod failures;
 mod handles;
 mod output;
+mod tunnel;
 
 use std::path::Path;
 use std::sync::OnceLock;
