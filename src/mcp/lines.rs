@@ -89,15 +89,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             let line = Bytes::copy_from_slice(&self.buffer[..end]);
             self.buffer.advance(end);
             line
-        } else if self.buffer.len() - end > COPIED_BELOW {
-            self.buffer.split_to(end).freeze()
         } else {
-            // The line takes the whole buffer with it: one that nobody shares grows in place, where the system can do so
-            // without a copy, and a long line costs that several times over.
-            let rest = BytesMut::from(&self.buffer[end..]);
-            let mut line = std::mem::replace(&mut self.buffer, rest);
-            line.truncate(end);
-            line.freeze()
+            self.buffer.split_to(end).freeze()
         }
     }
 
