@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mcp_ferry::config::schema::{IpVersion, TunnelProtocol};
 use mcp_ferry::supervisor::{State, Stopped};
 use mcp_ferry::tunnel::{Pace, Settings, Tunnel, TunnelState, TunnelStatus};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -296,4 +297,30 @@ async fn a_stream_that_nobody_ends_holds_cloudflared_for_its_grace_and_no_longer
 /// Whether the edge takes no more requests.
 fn nobody_listens_at(address: &str) -> bool {
     std::net::TcpStream::connect(address).is_err()
+}
+
+/// Run by the extra suite, where there is a real cloudflared.
+#[tokio::test]
+#[ignore = "needs a real cloudflared on the PATH, and no way to Cloudflare"]
+async fn a_real_cloudflared_accepts_every_configuration_and_says_that_it_reaches_nobody() {
+    for (protocol, edge_ip_version) in [
+        (None, None),
+        (Some(TunnelProtocol::Http2), Some(IpVersion::V4)),
+        (Some(TunnelProtocol::Quic), Some(IpVersion::V6)),
+        (Some(TunnelProtocol::Auto), Some(IpVersion::Auto)),
+    ] {
+        let rig = Rig::arranged(|_, settings| {
+            settings.program = "cloudflared".into();
+            settings.protocol = protocol;
+            settings.edge_ip_version = edge_ip_version;
+            settings.hostname = "bridge.example.com".to_owned();
+        });
+        let failed = |status: &TunnelStatus| matches!(status.state, TunnelState::Failed { .. });
+        let status = rig.until("it reaches nobody", failed).await;
+        let TunnelState::Failed { why, .. } = &status.state else { unreachable!("that was waited for") };
+        // Not its configuration, its options or its credentials: those are as it wants them.
+        let network = ["cannot be looked up", "cannot be reached", "Cloudflare refuses the tunnel"];
+        assert!(network.iter().any(|text| why.contains(text)), "{protocol:?}: {why}");
+        within("its end", rig.tunnel.process().stop()).await;
+    }
 }
