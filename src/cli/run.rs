@@ -180,7 +180,7 @@ fn begin(
         socket: None, // this version has no listener that asks for assertions
         state_dir: supervisor.state_dir(),
         shutdown_timeout: config.bridge.shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
-        log: logs.file(log_dir.join("cloudflared.log")),
+        log: logs.file(log_dir.join(tunnel::LOG)),
     };
     let beginning = Beginning {
         tunnel: tunnel::plan(config, around),

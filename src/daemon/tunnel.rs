@@ -16,6 +16,9 @@ use crate::telemetry::rotation::LogFile;
 use crate::tunnel::credentials::{Credentials, CredentialsError};
 use crate::tunnel::{Pace, Settings, Tunnel, TunnelState, discover};
 
+/// cloudflared's own log. No server can have that name: theirs have no dot.
+pub const LOG: &str = "cloudflared.tunnel.log";
+
 /// Whether there is to be a tunnel.
 #[derive(Debug)]
 pub enum Plan {
