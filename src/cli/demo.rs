@@ -21,6 +21,7 @@ use crate::config::limits::Limits;
 use crate::config::values::UrlPath;
 use crate::daemon;
 use crate::daemon::assemble::{Beginning, Local, Server, Service};
+use crate::daemon::tunnel::Plan;
 use crate::error::{Advise, Exit};
 use crate::mcp::probe::Choice;
 use crate::secret::Secret;
@@ -202,6 +203,7 @@ fn serve(arguments: &Try) -> Result<Exit, TryError> {
                 servers: vec![server],
                 broken: Vec::new(),
                 local: Some(Local { tcp, guard, admission }),
+                tunnel: Plan::Off,
                 keys: Keys::new(&random::bytes()),
                 limits: Arc::default(),
                 source: None,

@@ -20,11 +20,12 @@ use crate::daemon::assemble::{Beginning, Local, Service};
 use crate::daemon::configured::{self, NoToken, UnusableEntry, reachable};
 use crate::daemon::control::{self, Socket, SocketError};
 use crate::daemon::reload::Source;
+use crate::daemon::tunnel::{self, Surroundings};
 use crate::daemon::{self, key};
 use crate::error::{Advise, Exit};
 use crate::paths;
 use crate::supervisor::signals::Signals;
-use crate::supervisor::{Settings, Supervisor, SupervisorError};
+use crate::supervisor::{SHUTDOWN_TIMEOUT, Settings, Supervisor, SupervisorError};
 use crate::telemetry::logging::{self, Kept, LogFormat, MAIN_LOG};
 use crate::telemetry::rotation::{Limits as LogLimits, LogWriter};
 
@@ -175,7 +176,14 @@ fn begin(
     paths::make_private_dir(&log_dir)?;
     // Before any server is started: without it nobody could ask how they are.
     let socket = Socket::bind(socket)?;
+    let around = Surroundings {
+        socket: None, // this version has no listener that asks for assertions
+        state_dir: supervisor.state_dir(),
+        shutdown_timeout: config.bridge.shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
+        log: logs.file(log_dir.join(tunnel::LOG)),
+    };
     let beginning = Beginning {
+        tunnel: tunnel::plan(config, around),
         servers: configured::servers(config, |name| logs.file(log_dir.join(format!("{name}.log")))),
         broken: configured::broken(config),
         local: local.map(|(tcp, guard, admission)| Local { tcp, guard, admission }),

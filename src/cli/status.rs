@@ -8,6 +8,7 @@ use super::change::shown;
 use super::output::{self, Cell, Colour, tame};
 use crate::daemon::control::{ControlError, Controlled};
 use crate::daemon::status::{ClientStatus, ServerStatus, Status};
+use crate::daemon::tunnel::TunnelFacts;
 use crate::error::{Advise, Exit};
 
 /// How often `--watch` looks.
@@ -98,18 +99,20 @@ fn as_json(status: &Status) -> String {
 
 fn screen(status: &Status) -> String {
     let well = match status.servers.iter().filter(|server| !server.healthy).count() {
+        0 if !status.tunnel.healthy => Colour::Bad.paint("the tunnel is not open"),
         0 => Colour::Good.paint("all is well"),
         1 => Colour::Bad.paint("one server is not well"),
         many => Colour::Bad.paint(&format!("{many} servers are not well")),
     };
     let local = status.local.as_deref().unwrap_or("the local listener is off");
     let mut text = format!(
-        "ferry {} at {local}: {well}\npid {}, up {}, with {}\n\n",
+        "ferry {} at {local}: {well}\npid {}, up {}, with {}\n",
         status.version,
         status.pid,
         time(status.uptime),
         shown(&status.config)
     );
+    text.push_str(&tunnel(&status.tunnel));
     if status.servers.is_empty() {
         text.push_str("no servers yet: `ferry add NAME -- COMMAND` adds one\n");
     } else {
@@ -128,6 +131,29 @@ fn screen(status: &Status) -> String {
         let _ = write!(text, "\nchanged, and waits until ferry is started again: {}\n", status.waiting.join(", "));
     }
     text
+}
+
+/// A line for a tunnel that works, some for one that does not, none for one that nobody wants.
+fn tunnel(tunnel: &TunnelFacts) -> String {
+    let since = tunnel.since.map(time).unwrap_or_default();
+    let state = match tunnel.state.as_str() {
+        "off" => return "\n".to_owned(),
+        "connected" => {
+            let many = if tunnel.connections == 1 { "" } else { "s" };
+            Colour::Good.paint(&format!("open for {since}, {} connection{many}", tunnel.connections))
+        }
+        "lost" => Colour::Bad.paint(&format!("lost {since} ago")),
+        "starting" => Colour::Waiting.paint("starting"),
+        other => Colour::Bad.paint(other),
+    };
+    let mut text = format!("tunnel: {state}\n");
+    if !tunnel.healthy {
+        let lines = [("", &tunnel.error), ("hint: ", &tunnel.fix)];
+        for (word, line) in lines {
+            let _ = line.as_ref().map(|line| writeln!(text, "  {word}{}", tame(line)));
+        }
+    }
+    text + "\n"
 }
 
 fn table(servers: &[ServerStatus]) -> String {
@@ -214,16 +240,48 @@ mod tests {
         server
     }
 
+    fn tunnel(state: &str, more: &Value) -> Value {
+        let mut tunnel = json!({ "state": state, "healthy": state == "off", "connections": 0, "restarts": 0 });
+        tunnel.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        tunnel
+    }
+
     fn status(healthy: bool, waiting: &[&str], servers: &[Value]) -> Status {
         serde_json::from_value(json!({
             "healthy": healthy, "version": "1.2.3", "pid": 4711, "uptime": 7503, "config": "/etc/mcp-ferry/config.toml",
-            "logs": "/var/log", "local": "http://127.0.0.1:8765", "tunnel": "off", "waiting": waiting, "servers": servers,
+            "logs": "/var/log", "local": "http://127.0.0.1:8765", "tunnel": tunnel("off", &json!({})), "waiting": waiting, "servers": servers,
         }))
         .unwrap()
     }
 
     fn plain(text: &str) -> String {
         anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn the_tunnel_is_shown_where_there_is_one() {
+        for (state, more, text) in [
+            ("off", json!({}), "\n"),
+            ("starting", json!({}), "tunnel: starting\n\n"),
+            (
+                "connected",
+                json!({ "healthy": true, "connections": 4, "since": 7503, "error": "old" }),
+                "tunnel: open for 2h 5m, 4 connections\n\n",
+            ),
+            (
+                "lost",
+                json!({ "since": 61, "error": "Cloudflare cannot be reached: x" }),
+                "tunnel: lost 1m 1s ago\n  Cloudflare cannot be reached: x\n\n",
+            ),
+            (
+                "failed",
+                json!({ "error": "why", "fix": "`ferry setup`" }),
+                "tunnel: failed\n  why\n  hint: `ferry setup`\n\n",
+            ),
+        ] {
+            let facts = serde_json::from_value(tunnel(state, &more)).unwrap();
+            assert_eq!(plain(&super::tunnel(&facts)), text);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::health::Seen;
 use super::reload::{Reloader, Source};
 pub use super::servers::Broken;
 use super::servers::{GLANCE, Servers};
+use super::tunnel::{Plan, Way};
 use super::variables::Variables;
 use crate::bridge::auth::Admission;
 use crate::bridge::endpoint::{Keys, Settings};
@@ -56,6 +57,8 @@ pub struct Beginning {
     pub broken: Vec<Broken>,
     /// The listener, if there is to be one.
     pub local: Option<Local>,
+    /// The tunnel, if there is to be one.
+    pub tunnel: Plan,
     /// What session ids are made with.
     pub keys: Keys,
     /// The bounds.
@@ -71,29 +74,36 @@ pub struct Service {
     listening: watch::Receiver<bool>,
     reloader: Option<Arc<Reloader>>,
     _control: Option<Control>,
+    _tunnel: Arc<Way>,
 }
 
 impl Service {
     /// Starts the servers and opens the listener, if there is to be one.
     pub fn begin(supervisor: &Supervisor, beginning: Beginning) -> Self {
-        let Beginning { servers: new, broken, local, keys, limits, source } = beginning;
+        let Beginning { servers: new, broken, local, tunnel, keys, limits, source } = beginning;
         let servers = Servers::new(supervisor, Endpoints::new(Arc::clone(&limits)), keys);
         let order: Vec<String> = new.iter().map(|server| server.process.name.clone()).collect();
         let started = servers.become_these(&BTreeSet::new(), new, broken, &order, &limits);
         debug_assert!(started.is_ok(), "nobody has closed it yet");
+        let tunnel = Arc::new(Way::begin(tunnel, supervisor));
         let (stop, stopped) = watch::channel(false);
         let (listening, is_listening) = watch::channel(local.is_some());
         let guard = local.as_ref().map(|local| (local.guard.clone(), local.tcp.address()));
         let (reloader, control) = match source {
             Some(Source { config, logs, log_dir, socket }) => {
                 let reloader = Arc::new(Reloader::new(config, logs, log_dir, Arc::clone(&servers), guard));
-                let commands = Commands::new(Arc::clone(&servers), Arc::clone(&reloader));
+                let commands = Commands::new(Arc::clone(&servers), Arc::clone(&tunnel), Arc::clone(&reloader));
                 (Some(reloader), Some(socket.serve(commands)))
             }
             None => (None, None),
         };
         if let Some(Local { tcp, guard, admission }) = local {
-            let seen = Seen { guard: guard.clone(), admission: admission.clone(), servers: Arc::clone(&servers) };
+            let seen = Seen {
+                guard: guard.clone(),
+                admission: admission.clone(),
+                servers: Arc::clone(&servers),
+                tunnel: Arc::clone(&tunnel),
+            };
             let endpoints = Arc::clone(servers.endpoints());
             let router = router(Door { guard, admission, endpoints }).merge(seen.router());
             let serving = tcp.serve(router, limits, stopped);
@@ -102,7 +112,7 @@ impl Service {
                 listening.send_replace(false);
             });
         }
-        Self { servers, stop, listening: is_listening, reloader, _control: control }
+        Self { servers, stop, listening: is_listening, reloader, _control: control, _tunnel: tunnel }
     }
 }
 

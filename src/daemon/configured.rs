@@ -212,7 +212,8 @@ fn server(server: &load::Server, limits: &Limits, shared: &[PathBuf], base: &Pat
     }
 }
 
-fn base(config: &Config) -> PathBuf {
+/// Where relative paths of the configuration start.
+pub(super) fn base(config: &Config) -> PathBuf {
     let file = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
     file.parent().map(Path::to_owned).unwrap_or_default()
 }

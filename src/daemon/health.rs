@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::metrics;
 use super::servers::{Servers, is_well};
+use super::tunnel::Way;
 use crate::bridge::auth::Admission;
 use crate::bridge::origin::Guard;
 use crate::supervisor::State;
@@ -23,6 +24,7 @@ pub(super) struct Seen {
     pub(super) guard: Guard,
     pub(super) admission: Admission,
     pub(super) servers: Arc<Servers>,
+    pub(super) tunnel: Arc<Way>,
 }
 
 /// Its answer.
@@ -71,7 +73,7 @@ async fn health(Shared(seen): Shared<Arc<Seen>>, request: Request) -> Response<B
     if is_foreign(&seen, &request) {
         return plain(StatusCode::FORBIDDEN, JSON, String::new());
     }
-    let report = Report::of(seen.words(), seen.admission.check(request.headers()).is_ok());
+    let report = Report::of(seen.words(), seen.tunnel.word(), seen.admission.check(request.headers()).is_ok());
     let status = match report.status {
         Overall::Ok => StatusCode::OK,
         Overall::Degraded => StatusCode::SERVICE_UNAVAILABLE,
@@ -84,17 +86,17 @@ async fn metrics(Shared(seen): Shared<Arc<Seen>>, request: Request) -> Response<
         return plain(StatusCode::FORBIDDEN, metrics::FORMAT, String::new());
     }
     match seen.admission.check(request.headers()) {
-        Ok(_) => plain(StatusCode::OK, metrics::FORMAT, metrics::text(&seen.servers).await),
+        Ok(_) => plain(StatusCode::OK, metrics::FORMAT, metrics::text(&seen.servers, &seen.tunnel).await),
         Err(refusal) => refusal.response(None).map(Body::from),
     }
 }
 
 impl Report {
     /// Whoever is not admitted learns the overall status alone: a load balancer or `docker` needs no more.
-    fn of(mcps: BTreeMap<String, Word>, admitted: bool) -> Self {
-        let ok = mcps.values().all(|word| *word == Word::Ok);
+    fn of(mcps: BTreeMap<String, Word>, tunnel: &'static str, admitted: bool) -> Self {
+        let ok = tunnel != "down" && mcps.values().all(|word| *word == Word::Ok);
         let status = if ok { Overall::Ok } else { Overall::Degraded };
-        Self { status, tunnel: admitted.then_some("off"), mcps: admitted.then_some(mcps) }
+        Self { status, tunnel: admitted.then_some(tunnel), mcps: admitted.then_some(mcps) }
     }
 }
 
@@ -131,10 +133,11 @@ mod tests {
 
     #[test]
     fn one_that_is_not_well_degrades_the_whole() {
-        let report = |words: &[(&str, Word)], admitted| {
+        let with = |tunnel, words: &[(&str, Word)], admitted| {
             let words = words.iter().map(|(name, word)| ((*name).to_owned(), *word)).collect();
-            serde_json::to_string(&Report::of(words, admitted)).unwrap()
+            serde_json::to_string(&Report::of(words, tunnel, admitted)).unwrap()
         };
+        let report = |words: &[(&str, Word)], admitted| with("off", words, admitted);
         assert_eq!(report(&[], true), r#"{"status":"ok","tunnel":"off","mcps":{}}"#);
         assert_eq!(
             report(&[("a", Word::Ok), ("b", Word::Starting)], true),
@@ -142,6 +145,11 @@ mod tests {
         );
         assert_eq!(report(&[("a", Word::Down)], false), r#"{"status":"degraded"}"#);
         assert_eq!(report(&[("a", Word::Ok)], false), r#"{"status":"ok"}"#);
+        assert_eq!(with("ok", &[], true), r#"{"status":"ok","tunnel":"ok","mcps":{}}"#);
+        assert_eq!(
+            with("down", &[("a", Word::Ok)], true),
+            r#"{"status":"degraded","tunnel":"down","mcps":{"a":"ok"}}"#
+        );
     }
 
     #[test]

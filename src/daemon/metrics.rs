@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::health::{self, Word};
 use super::servers::Servers;
+use super::tunnel::{TunnelFacts, Way};
 use crate::mcp::version::Era;
 use crate::supervisor::{State, memory_by_group};
 use crate::telemetry::metrics::Meter;
@@ -22,10 +23,10 @@ use crate::telemetry::metrics::Meter;
 pub(super) const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Everything there is to tell now.
-pub(super) async fn text(servers: &Servers) -> String {
+pub(super) async fn text(servers: &Servers, tunnel: &Way) -> String {
     let memory = spawn_blocking(memory_by_group).await.unwrap_or_default();
     let mut registry = Registry::with_prefix("ferry");
-    registry.register_collector(Box::new(Picture::of(servers, &memory)));
+    registry.register_collector(Box::new(Picture::of(servers, tunnel.facts(), &memory)));
     let mut text = String::new();
     // Only a writer could fail, and a text does not.
     let _ = encode(&mut text, &registry);
@@ -34,7 +35,7 @@ pub(super) async fn text(servers: &Servers) -> String {
 
 /// All servers at one moment.
 #[derive(Debug)]
-struct Picture(Vec<Seen>);
+struct Picture(Vec<Seen>, TunnelFacts);
 
 /// One server at one moment.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ struct Seen {
 }
 
 impl Picture {
-    fn of(servers: &Servers, memory: &BTreeMap<i32, u64>) -> Self {
+    fn of(servers: &Servers, tunnel: TunnelFacts, memory: &BTreeMap<i32, u64>) -> Self {
         let serving = servers.serving().into_iter().map(|running| {
             let facts = running.endpoint.observed();
             let members = running.pool.members();
@@ -81,7 +82,7 @@ impl Picture {
             in_flight: 0,
             meter: None,
         });
-        Self(serving.chain(broken).collect())
+        Self(serving.chain(broken).collect(), tunnel)
     }
 
     fn meters(&self) -> impl Iterator<Item = (&str, &Meter)> {
@@ -99,6 +100,8 @@ impl Collector for Picture {
         let out = &mut encoder;
         let mut info = out.encode_descriptor("build", "The version of ferry", None, MetricType::Info)?;
         info.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+
+        self.tunnel(out)?;
 
         let by_server = |seen: &Seen| vec![("server", seen.name.clone())];
         self.gauge(out, "server_up", "Whether the server is up, or at rest until somebody asks", None, |seen| {
@@ -164,6 +167,22 @@ impl Collector for Picture {
 type Labels = Vec<(&'static str, String)>;
 
 impl Picture {
+    /// Nothing where there is not to be one: nobody wants an alarm for that.
+    fn tunnel(&self, out: &mut DescriptorEncoder<'_>) -> Told {
+        let tunnel = &self.1;
+        if tunnel.state == "off" {
+            return Ok(());
+        }
+        for (name, help, value) in [
+            ("tunnel_connections", "Connections that cloudflared has to Cloudflare", u64::from(tunnel.connections)),
+            ("tunnel_up", "Whether the tunnel is open", u64::from(tunnel.state == "connected")),
+        ] {
+            out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&number(value))?;
+        }
+        counter(out, "tunnel_restarts", "Times that cloudflared was started again", None)?
+            .encode_counter(&tunnel.restarts, NONE)
+    }
+
     fn gauge(
         &self,
         out: &mut DescriptorEncoder<'_>,
@@ -218,8 +237,20 @@ mod tests {
             in_flight: 1,
             meter,
         };
+        let tunnel = TunnelFacts {
+            state: "connected".to_owned(),
+            healthy: true,
+            connections: 4,
+            since: Some(5),
+            error: None,
+            fix: None,
+            version: None,
+            pid: None,
+            restarts: 1,
+        };
         let mut registry = Registry::with_prefix("ferry");
-        registry.register_collector(Box::new(Picture(vec![seen("bear", Some(meter)), seen("odd\"name", None)])));
+        registry
+            .register_collector(Box::new(Picture(vec![seen("bear", Some(meter)), seen("odd\"name", None)], tunnel)));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         insta::with_settings!({filters => vec![(env!("CARGO_PKG_VERSION"), "[version]")]}, {

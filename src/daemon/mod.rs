@@ -2,7 +2,7 @@
 //! says. The one room that introduces the others to each other.
 //!
 //! [`configured`] makes of a file what [`assemble`] puts together: listeners, and `servers`, each a `pool` of processes
-//! and an endpoint of the bridge. While it runs, [`reload`] exchanges some of these for others, asked by a signal or over
+//! and an endpoint of the bridge, and a [`tunnel`]. While it runs, [`reload`] exchanges some of these for others, asked by a signal or over
 //! the socket of [`control`]; [`status`], `health` and `metrics` tell how it is, worked out when somebody asks.
 
 pub mod assemble;
@@ -17,6 +17,7 @@ mod pool;
 pub mod reload;
 mod servers;
 pub mod status;
+pub mod tunnel;
 pub mod variables;
 
 use std::future::{Future, pending};

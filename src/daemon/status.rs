@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::health::{self, Word};
 use super::servers::{Broken, Running, Servers, together};
+use super::tunnel::{TunnelFacts, Way};
 use crate::bridge::endpoint::SessionFacts;
 use crate::mcp::version::Era;
 use crate::supervisor::{State, memory_by_group};
@@ -30,8 +31,8 @@ pub struct Status {
     pub logs: PathBuf,
     /// Where clients of this machine reach it, unless that is off.
     pub local: Option<String>,
-    /// Whether the tunnel is up.
-    pub tunnel: String,
+    /// How the tunnel is.
+    pub tunnel: TunnelFacts,
     /// Keys of the file that count when ferry is started again.
     pub waiting: Vec<String>,
     /// The servers, in the order of the file.
@@ -112,21 +113,22 @@ pub(super) struct Surroundings {
 }
 
 /// Looks at everything.
-pub(super) async fn status(around: Surroundings, servers: &Servers) -> Status {
+pub(super) async fn status(around: Surroundings, servers: &Servers, tunnel: &Way) -> Status {
     let memory = spawn_blocking(memory_by_group).await.unwrap_or_default();
     let running = servers.serving();
     let broken = servers.broken();
     let mut all: Vec<ServerStatus> = running.iter().map(|running| of_server(running, &memory)).collect();
     all.extend(broken.into_iter().map(of_broken));
+    let tunnel = tunnel.facts();
     Status {
-        healthy: all.iter().all(|server| server.healthy),
+        healthy: tunnel.healthy && all.iter().all(|server| server.healthy),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime: around.uptime.as_secs(),
         config: around.config,
         logs: around.logs,
         local: around.local,
-        tunnel: "off".to_owned(),
+        tunnel,
         waiting: around.waiting,
         servers: all,
     }

@@ -114,22 +114,29 @@ impl std::fmt::Debug for Seen {
 impl Lookup for Variables {
     fn look_up<'a>(&'a self, helpers: &'a Helpers) -> Looking<'a> {
         Box::pin(async move {
-            let found = self.find().await?;
-            let mark = self.seen.hasher.hash_one(&found);
-            let Found { own, file, values } = found;
-            let inherited = own.iter().filter(|(name, _)| self.inherit && is_inherited(name));
-            let mut variables: Vec<(String, String)> = inherited.cloned().collect();
-            variables.extend(file);
-            for ((name, source), value) in self.env.iter().zip(values) {
-                let value = match (value, source) {
-                    (None, Source::Command(words)) => run(words, &own, &self.base, helpers).await,
-                    (value, _) => Ok(value.unwrap_or_default()),
-                };
-                variables.push((name.clone(), value.map_err(|why| format!("`{name}`: {why}"))?));
-            }
-            *self.seen.last() = Some(mark);
-            Ok(variables)
+            let found = self.all(helpers).await;
+            found.map_err(|why| format!("its variables cannot be had: {why}"))
         })
+    }
+}
+
+impl Variables {
+    async fn all(&self, helpers: &Helpers) -> Result<Vec<(String, String)>, String> {
+        let found = self.find().await?;
+        let mark = self.seen.hasher.hash_one(&found);
+        let Found { own, file, values } = found;
+        let inherited = own.iter().filter(|(name, _)| self.inherit && is_inherited(name));
+        let mut variables: Vec<(String, String)> = inherited.cloned().collect();
+        variables.extend(file);
+        for ((name, source), value) in self.env.iter().zip(values) {
+            let value = match (value, source) {
+                (None, Source::Command(words)) => run(words, &own, &self.base, helpers).await,
+                (value, _) => Ok(value.unwrap_or_default()),
+            };
+            variables.push((name.clone(), value.map_err(|why| format!("`{name}`: {why}"))?));
+        }
+        *self.seen.last() = Some(mark);
+        Ok(variables)
     }
 }
 

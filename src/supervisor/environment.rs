@@ -14,9 +14,9 @@ use super::helper::{self, Helper, HelperError, Output};
 use super::steward::Steward;
 
 /// Variables that are looked up anew before each start: secrets, which may not be there yet when ferry starts, and
-/// which change.
+/// which change. Whatever else must be there for a start is seen to here, too.
 pub trait Lookup: Send + Sync + 'static {
-    /// The variables, in the order in which they are set; or why they cannot be had now.
+    /// The variables, in the order in which they are set; or why it cannot be started now.
     fn look_up<'a>(&'a self, helpers: &'a Helpers) -> Looking<'a>;
 }
 

@@ -113,7 +113,7 @@ impl Trouble {
                     .to_owned()
             }
             Self::PortTaken => "ferry takes another port at the next start".to_owned(),
-            Self::Ended(_) => "ferry starts it again; its log says more: `ferry logs cloudflared`".to_owned(),
+            Self::Ended(_) => "ferry starts it again; its log says more: `ferry logs cloudflared.tunnel`".to_owned(),
         }
     }
 }

@@ -33,7 +33,7 @@ async fn status_tells_whether_a_ferry_runs_and_how_it_is() {
     answer(&bear).await;
     let status = place.status().await;
     assert_eq!(status["pid"].as_i64(), Some(ferry.pid().into()));
-    assert_eq!((&status["healthy"], &status["tunnel"]), (&json!(true), &json!("off")));
+    assert_eq!((&status["healthy"], &status["tunnel"]["state"]), (&json!(true), &json!("off")));
     let [one, lazy] = &status["servers"].as_array().unwrap()[..] else { panic!("{status}") };
     assert_eq!((&one["state"], &one["era"], &one["server"]), (&json!("ready"), &json!("legacy"), &json!("shell 1")));
     let clients = json!([{"client": "test 1", "identity": "local", "sessions": 1, "streams": 0}]);

@@ -24,4 +24,5 @@ mod run_command;
 mod supervision;
 mod support;
 mod try_command;
+mod tunnel;
 mod whole_ferry;

@@ -2,9 +2,18 @@
 //! table that says so.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_ferry::bridge::auth::Admission;
+use mcp_ferry::bridge::endpoint::Keys;
+use mcp_ferry::bridge::listener::Tcp;
+use mcp_ferry::bridge::origin::{Guard, Listener};
+use mcp_ferry::config::schema::{IpVersion, TunnelProtocol};
+use mcp_ferry::daemon::assemble::{Beginning, Local, Service};
+use mcp_ferry::daemon::tunnel::Plan;
 use mcp_ferry::supervisor::{State, Stopped};
 use mcp_ferry::tunnel::{Pace, Settings, Tunnel, TunnelState, TunnelStatus};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,28 +30,32 @@ struct Rig {
     _dir: tempfile::TempDir,
 }
 
+/// A place for a tunnel, and how it is opened there: quick to look, and patient.
+fn place() -> (tempfile::TempDir, Fake, Settings) {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::at(dir.path());
+    let pace =
+        Pace { unconnected: Duration::from_millis(20), connected: Duration::from_millis(50), patience: PATIENCE };
+    let settings = Settings {
+        hostname: "bridge.example.com".to_owned(),
+        socket: dir.path().join("tunnel.sock"),
+        credentials: fake.credentials(),
+        program: fake.program(),
+        protocol: None,
+        edge_ip_version: None,
+        state_dir: dir.path().join("state"),
+        shutdown_timeout: Duration::from_secs(9),
+        log: None,
+        pace,
+    };
+    (dir, fake, settings)
+}
+
 impl Rig {
     /// Opens a tunnel after `arrange` has seen to what it finds.
     fn arranged(arrange: impl FnOnce(&Fake, &mut Settings)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let fake = Fake::at(dir.path());
-        let socket = dir.path().join("tunnel.sock");
-        let mut settings = Settings {
-            hostname: "bridge.example.com".to_owned(),
-            socket: socket.clone(),
-            credentials: fake.credentials(),
-            program: fake.program(),
-            protocol: None,
-            edge_ip_version: None,
-            state_dir: dir.path().join("state"),
-            shutdown_timeout: Duration::from_secs(9),
-            log: None,
-            pace: Pace {
-                unconnected: Duration::from_millis(20),
-                connected: Duration::from_millis(50),
-                patience: PATIENCE,
-            },
-        };
+        let (dir, fake, mut settings) = place();
+        let socket = settings.socket.clone();
         arrange(&fake, &mut settings);
         Self { tunnel: Tunnel::open(settings, supervisor()), fake, socket, _dir: dir }
     }
@@ -296,4 +309,75 @@ async fn a_stream_that_nobody_ends_holds_cloudflared_for_its_grace_and_no_longer
 /// Whether the edge takes no more requests.
 fn nobody_listens_at(address: &str) -> bool {
     std::net::TcpStream::connect(address).is_err()
+}
+
+/// What somebody who asks ferry itself is told: status and body.
+async fn asked(address: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn healthz_and_metrics_tell_the_truth_about_the_tunnel() {
+    let (dir, fake, settings) = place();
+    let tcp = Tcp::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = tcp.address();
+    let guard = Guard::new(Listener::Local(address.ip()), &[], &[]).unwrap();
+    let beginning = Beginning {
+        servers: Vec::new(),
+        broken: Vec::new(),
+        local: Some(Local { tcp, guard, admission: Admission::loopback() }),
+        tunnel: Plan::Open(Box::new(settings)),
+        keys: Keys::new(&[3; 32]),
+        limits: Arc::default(),
+        source: None,
+    };
+    let service = Service::begin(supervisor(), beginning);
+    for (mode, status, word, connections) in
+        [("well", "200", "ok", 4), ("lost", "503", "down", 0), ("well", "200", "ok", 4)]
+    {
+        fake.behaves(mode);
+        let expected =
+            format!(r#"{{"status":"{}","tunnel":"{word}","mcps":{{}}}}"#, if word == "ok" { "ok" } else { "degraded" });
+        let told = async {
+            while asked(address, "/healthz").await != (status.to_owned(), expected.clone()) {
+                tokio::time::sleep(crate::common::GLANCE).await;
+            }
+        };
+        within(mode, told).await;
+        let (_, metrics) = asked(address, "/metrics").await;
+        assert!(metrics.contains(&format!("ferry_tunnel_connections {connections}\n")), "{metrics}");
+    }
+    drop((service, dir));
+}
+
+/// Run by the extra suite, where there is a real cloudflared.
+#[tokio::test]
+#[ignore = "needs a real cloudflared on the PATH, and no way to Cloudflare"]
+async fn a_real_cloudflared_accepts_every_configuration_and_says_that_it_reaches_nobody() {
+    for (protocol, edge_ip_version) in [
+        (None, None),
+        (Some(TunnelProtocol::Http2), Some(IpVersion::V4)),
+        (Some(TunnelProtocol::Quic), Some(IpVersion::V6)),
+        (Some(TunnelProtocol::Auto), Some(IpVersion::Auto)),
+    ] {
+        let rig = Rig::arranged(|_, settings| {
+            settings.program = "cloudflared".into();
+            settings.protocol = protocol;
+            settings.edge_ip_version = edge_ip_version;
+            settings.hostname = "bridge.example.com".to_owned();
+        });
+        let failed = |status: &TunnelStatus| matches!(status.state, TunnelState::Failed { .. });
+        let status = rig.until("it reaches nobody", failed).await;
+        let TunnelState::Failed { why, .. } = &status.state else { unreachable!("that was waited for") };
+        // Not its configuration, its options or its credentials: those are as it wants them.
+        let network = ["cannot be looked up", "cannot be reached", "Cloudflare refuses the tunnel"];
+        assert!(network.iter().any(|text| why.contains(text)), "{protocol:?}: {why}");
+        within("its end", rig.tunnel.process().stop()).await;
+    }
 }

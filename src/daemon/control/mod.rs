@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::reload::{Arrival, Reloader};
 use super::servers::{Servers, Task};
 use super::status::{self, Surroundings};
+use super::tunnel::Way;
 use crate::config::nearest;
 use crate::env::FERRY_RUNTIME_DIR;
 use crate::error::{Advise, Exit};
@@ -133,12 +134,13 @@ pub(super) struct Control {
 pub(super) struct Commands {
     started: Instant,
     servers: Arc<Servers>,
+    tunnel: Arc<Way>,
     reloader: Arc<Reloader>,
 }
 
 impl Commands {
-    pub(super) fn new(servers: Arc<Servers>, reloader: Arc<Reloader>) -> Self {
-        Self { started: Instant::now(), servers, reloader }
+    pub(super) fn new(servers: Arc<Servers>, tunnel: Arc<Way>, reloader: Arc<Reloader>) -> Self {
+        Self { started: Instant::now(), servers, tunnel, reloader }
     }
 }
 
@@ -246,7 +248,7 @@ async fn status(State(commands): State<Arc<Commands>>) -> Response<Body> {
         uptime: commands.started.elapsed(),
         waiting: reloader.waiting(),
     };
-    json(StatusCode::OK, &status::status(around, &commands.servers).await)
+    json(StatusCode::OK, &status::status(around, &commands.servers, &commands.tunnel).await)
 }
 
 async fn reload(State(commands): State<Arc<Commands>>) -> Response<Body> {

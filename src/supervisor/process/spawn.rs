@@ -76,13 +76,14 @@ pub enum SpawnError {
         /// As it was written.
         program: String,
     },
-    /// A secret is missing. It may appear: at login, after a network has come up, after somebody has signed in.
-    #[error("its variables cannot be had: {why}")]
-    Variables {
-        /// Which, and why.
+    /// What must be there before it is started is not: a secret, a file. It may appear: at login, after a network has
+    /// come up, after somebody has signed in.
+    #[error("{why}")]
+    Unprepared {
+        /// What, and why, in the words of its [`super::super::Lookup`].
         why: String,
     },
-    /// Somebody asked for its end while its variables were looked up.
+    /// Somebody asked for its end while it was prepared.
     #[error("it was told to end before it was started")]
     Ended,
     /// ferry is stopping, so nothing is started any more.
@@ -98,7 +99,7 @@ impl SpawnError {
             Self::Directory { .. }
             | Self::System { .. }
             | Self::LookupHangs { .. }
-            | Self::Variables { .. }
+            | Self::Unprepared { .. }
             | Self::Ended
             | Self::Stopping => false,
         }

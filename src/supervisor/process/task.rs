@@ -436,9 +436,9 @@ impl Task {
         loop {
             tokio::select! {
                 found = timeout_at(deadline, &mut looking) => {
-                    let hangs = || format!("looking for them took longer than {}s", LOOKUP_LIMIT.as_secs());
+                    let hangs = || format!("preparing it took longer than {}s", LOOKUP_LIMIT.as_secs());
                     let found = found.unwrap_or_else(|_| Err(hangs()));
-                    return found.map_err(|why| SpawnError::Variables { why });
+                    return found.map_err(|why| SpawnError::Unprepared { why });
                 }
                 request = self.requests.recv() => {
                     // Nobody holds a handle any more, which `next` finds out by itself.
