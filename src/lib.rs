@@ -16,6 +16,7 @@
 //! | 5 | [`cli`] | what people type: a file per command |
 //! | 4 | [`daemon`] | what `ferry try` starts; the one room that introduces the others to each other |
 //! | 3 | [`bridge`] | HTTP in, MCP out |
+//! | 3 | [`cloudflare`] | the account: what `ferry setup` makes there
 //! | 3 | [`demo`] | the MCP server that ferry carries along: a room of its own, since it is a whole program to itself |
 //! | 2 | [`supervisor`] | keeps processes alive, and ends them |
 //! | 2 | [`mcp`] | MCP over any pipe: messages, versions, one connection, its opening |
@@ -25,6 +26,7 @@
 
 pub mod bridge;
 pub mod cli;
+pub mod cloudflare;
 pub mod config;
 pub mod daemon;
 pub mod demo;

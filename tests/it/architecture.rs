@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 6] = [
     &["env", "error", "paths", "secret"],
     &["telemetry"],
     &["config", "mcp", "supervisor"],
-    &["bridge", "demo"],
+    &["bridge", "cloudflare", "demo"],
     &["daemon"],
     &["cli"],
 ];
