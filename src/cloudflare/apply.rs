@@ -99,13 +99,20 @@ pub async fn apply(
     };
     for step in &plan.steps {
         job.step(step, state).await?;
-        let written = state.save(state_dir);
-        written.map_err(|source| ApplyError::Write { path: state_dir.join(super::state::FILE), source })?;
+        save(state, state_dir)?;
         if !matches!(step.verb, Verb::Keep | Verb::Wait) {
             done(step);
         }
     }
-    Ok(())
+    if desired.remove_previous {
+        state.previous = None;
+    }
+    save(state, state_dir)
+}
+
+fn save(state: &State, state_dir: &Path) -> Result<(), ApplyError> {
+    let written = state.save(state_dir);
+    written.map_err(|source| ApplyError::Write { path: state_dir.join(super::state::FILE), source })
 }
 
 struct Job<'a> {
@@ -137,11 +144,7 @@ impl Job<'_> {
                 Ok(self.client.delete(&format!("/zones/{zone}/dns_records/{}", id())).await?)
             }
             Kind::OldApp => Ok(self.client.delete(&format!("{}/access/apps/{}", self.account, id())).await?),
-            Kind::OldPolicy => {
-                self.client.delete(&format!("{}/access/policies/{}", self.account, id())).await?;
-                state.previous = None;
-                Ok(())
-            }
+            Kind::OldPolicy => Ok(self.client.delete(&format!("{}/access/policies/{}", self.account, id())).await?),
             Kind::OldTunnel => Ok(()),
         }
     }

@@ -290,11 +290,10 @@ fn provider(desired: &Desired, actual: &Actual, state: &State, plan: &mut Plan) 
             );
             if let Some(secret) = client_secret {
                 if !state.has_pushed(secret) {
-                    let hidden = |text: &str| text.to_owned();
                     differences.push(Difference {
                         field: "config.client_secret".to_owned(),
-                        from: hidden("(not known)"),
-                        to: hidden("(the given one)"),
+                        from: "(not known)".to_owned(),
+                        to: "(the given one)".to_owned(),
                     });
                 }
             } else if !differences.is_empty() {

@@ -17,6 +17,7 @@ mod official_sdk;
 
 mod legacy_policy;
 mod run_command;
+mod setup;
 mod supervision;
 mod support;
 mod try_command;
