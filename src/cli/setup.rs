@@ -61,8 +61,17 @@ impl From<String> for Hidden {
     }
 }
 
+/// What the token needs; [`PERMISSIONS`] in the form of a help text.
+const HELP: &str = "The API token (https://dash.cloudflare.com/profile/api-tokens) needs these permissions:
+  Account -> Cloudflare Tunnel -> Edit
+  Account -> Access: Apps and Policies -> Edit
+  Account -> Access: Organizations, Identity Providers, and Groups -> Edit
+  Zone -> DNS -> Edit
+  Zone -> Zone -> Read (not with --zone-id and --account-id)";
+
 /// Arguments of `ferry setup`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(super) struct Setup {
     #[command(flatten)]
     account: Account,

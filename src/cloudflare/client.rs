@@ -42,7 +42,7 @@ impl Default for Patience {
         Self {
             attempts: 4,
             pause: Duration::from_millis(500),
-            longest_wait: Duration::from_secs(60),
+            longest_wait: Duration::from_mins(1),
             timeout: Duration::from_secs(30),
         }
     }

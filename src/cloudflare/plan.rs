@@ -190,7 +190,7 @@ fn tunnel(
     plan: &mut Plan,
     has_credentials: impl Fn(&Path, &str) -> bool,
 ) -> String {
-    let pointed_to = actual.records.iter().find_map(|record| pointee(record));
+    let pointed_to = actual.records.iter().find_map(pointee);
     let named = |name: &str| actual.tunnels.iter().find(|tunnel| tunnel.name == name);
     let chosen = named(&desired.tunnel_name);
     // Every deployment that chose no name has this one: it is ours only if our hostname leads to it.

@@ -227,19 +227,17 @@ pub fn set(text: &str, section: &str, key: &str, value: &str) -> Result<String, 
     let mut edited = text.to_owned();
     let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
     match root.get(section).map(|found| (found.span(), found.get_ref())) {
-        Some((span, DeValue::Table(table))) => match table.get(key) {
-            Some(old) => edited.replace_range(old.span(), &value.to_string()),
-            None => {
-                // The span of a section is that of its header.
-                let end = text[span.start..].find('\n').map(|length| span.start + length + 1);
-                match end {
-                    Some(end) => edited.insert_str(end, &format!("{key} = {value}{newline}")),
-                    None => {
-                        let _ = write!(edited, "{newline}{key} = {value}{newline}");
-                    }
-                }
+        Some((span, DeValue::Table(table))) => {
+            // The span of a section is that of its header.
+            let after_header = text[span.start..].find('\n').map(|length| span.start + length + 1);
+            if let Some(old) = table.get(key) {
+                edited.replace_range(old.span(), &value.to_string());
+            } else if let Some(at) = after_header {
+                edited.insert_str(at, &format!("{key} = {value}{newline}"));
+            } else {
+                let _ = write!(edited, "{newline}{key} = {value}{newline}");
             }
-        },
+        }
         Some(_) => return Err(EditError::TooOdd),
         None => {
             let gap = if text.is_empty() || text.ends_with('\n') { "" } else { newline };

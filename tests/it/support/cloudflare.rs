@@ -214,7 +214,7 @@ impl Account {
                     return Err((400, 81_053, "An A, AAAA, or CNAME record with that host already exists.".to_owned()));
                 }
                 let id = self.id("record");
-                Ok(insert(&mut self.records, id, body))
+                Ok(insert(&mut self.records, &id, body))
             }
             _ => one(&mut self.records, method, rest, body),
         }
@@ -234,7 +234,7 @@ impl Account {
                 let id = self.id("tunnel");
                 self.secrets.insert(id.clone(), body["tunnel_secret"].as_str().unwrap().to_owned());
                 let shown = json!({ "name": body["name"], "config_src": body["config_src"], "status": "inactive", "deleted_at": null });
-                Ok(insert(&mut self.tunnels, id, &shown))
+                Ok(insert(&mut self.tunnels, &id, &shown))
             }
             ("GET", [id, "token"]) => {
                 let secret = self.secrets.get(*id).cloned().unwrap_or_else(|| STANDARD.encode([1; 32]));
@@ -264,7 +264,7 @@ impl Account {
             ("GET", []) => Ok(self.providers.iter().cloned().collect()),
             ("POST", []) => {
                 let id = self.id("idp");
-                Ok(insert(&mut self.providers, id, &shown))
+                Ok(insert(&mut self.providers, &id, &shown))
             }
             _ => one(&mut self.providers, method, rest, &shown),
         }
@@ -282,7 +282,7 @@ impl Account {
             ("GET", []) => Ok(self.policies.iter().cloned().collect()),
             ("POST", []) => {
                 let id = self.id("policy");
-                Ok(insert(&mut self.policies, id, &shown))
+                Ok(insert(&mut self.policies, &id, &shown))
             }
             _ => one(&mut self.policies, method, rest, &shown),
         }
@@ -313,7 +313,7 @@ impl Account {
                 }
                 let id = self.id("app");
                 shown["aud"] = json!(format!("aud-of-{id}"));
-                Ok(insert(&mut self.apps, id, &shown))
+                Ok(insert(&mut self.apps, &id, &shown))
             }
             ("PUT", [id]) => {
                 shown["aud"] = json!(format!("aud-of-{id}"));
@@ -328,7 +328,7 @@ fn absent() -> (u16, i64, String) {
     (404, 12_045, "access.api.error.not_found".to_owned())
 }
 
-fn insert(all: &mut Vec<Value>, id: String, body: &Value) -> Value {
+fn insert(all: &mut Vec<Value>, id: &str, body: &Value) -> Value {
     let mut made = body.clone();
     made["id"] = json!(id);
     all.push(made.clone());
