@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::actual::Record;
 use super::apply::ApplyError;
 use super::client::{ApiError, Client};
@@ -63,7 +65,7 @@ pub async fn apply(
             Kind::Record => record(client, &format!("{zone}/dns_records/{id}"), state).await?,
             Kind::App => client.delete(&format!("{account}/access/apps/{id}")).await?,
             Kind::Policy => client.delete(&format!("{account}/access/policies/{id}")).await?,
-            Kind::Provider => client.delete(&format!("{account}/access/identity_providers/{id}")).await?,
+            Kind::Provider => provider(client, &account, &id).await?,
             Kind::Tunnel => {
                 // A tunnel with connections cannot be deleted.
                 client.delete(&format!("{account}/cfd_tunnel/{id}/connections")).await?;
@@ -97,6 +99,21 @@ async fn record(client: &Client, path: &str, state: &State) -> Result<(), ApiErr
         .chain(&state.replaced_tunnel)
         .any(|id| found.content.trim_end_matches('.') == target(id));
     if ours { client.delete(path).await } else { Ok(()) }
+}
+
+/// A login belongs to the whole account: one that another application relies on stays. An application that names none
+/// takes them all.
+async fn provider(client: &Client, account: &str, id: &str) -> Result<(), ApiError> {
+    let apps: Vec<Value> = client.list(&format!("{account}/access/apps"), &[]).await?;
+    let relies = |app: &Value| match app["allowed_idps"].as_array().map(Vec::as_slice) {
+        None | Some([]) => true,
+        Some(named) => named.iter().any(|named| named == id),
+    };
+    if apps.iter().any(relies) {
+        Ok(())
+    } else {
+        client.delete(&format!("{account}/access/identity_providers/{id}")).await
+    }
 }
 
 fn forget(state: &mut State, kind: Kind) {

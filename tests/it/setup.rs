@@ -331,6 +331,20 @@ async fn teardown_removes_what_was_made_and_nothing_else() {
     assert_eq!(std::fs::read_dir(world.home.path().join(".cloudflared")).unwrap().count(), 0);
 }
 
+#[tokio::test]
+async fn teardown_leaves_a_login_that_another_application_relies_on() {
+    for (idps, is_left) in [(json!([]), true), (json!(["other"]), false)] {
+        let world = World::new().await;
+        world.set_up(&world.desired()).await.unwrap();
+        world.fake.with(|account| account.apps.push(json!({ "id": "x", "name": "theirs", "allowed_idps": idps })));
+        let client = Client::new(&world.base, Secret::new(TOKEN), patience()).unwrap();
+        let mut state = State::load(&world.state_dir());
+        let plan = teardown::plan(&state);
+        teardown::apply(&client, &plan, &mut state, &world.state_dir(), |_| {}).await.unwrap();
+        assert_eq!(world.fake.with(|account| account.providers.len()), usize::from(is_left), "{idps}");
+    }
+}
+
 const CONFIG: &str = "[bridge]\nhostname = \"bridge.example.com\" # mine\n\n[[mcps]]\nname = \"bear\"\npath = \"/bear\"\ncommand = \"cat\"\n";
 
 fn write_config(home: &Path) -> String {
