@@ -345,6 +345,24 @@ async fn teardown_leaves_a_login_that_another_application_relies_on() {
     }
 }
 
+#[tokio::test]
+async fn another_hostname_gets_its_own_and_the_first_goes_when_asked() {
+    let world = World::new().await;
+    world.set_up(&world.desired()).await.unwrap();
+    let moved = Desired { hostname: "other.example.com".to_owned(), ..world.desired() };
+    let plan = world.set_up(&moved).await.unwrap();
+    assert!(plan.warnings.iter().any(|warning| warning.contains("--remove-previous")), "{:?}", plan.warnings);
+    assert_eq!(
+        world.fake.with(|account| (account.tunnels.len(), account.apps.len(), account.records.len())),
+        (1, 2, 2)
+    );
+    world.is_settled(&moved).await;
+    world.set_up(&Desired { remove_previous: true, ..moved.clone() }).await.unwrap();
+    assert_eq!(world.fake.writes().len(), 3);
+    world.is_whole();
+    world.is_settled(&moved).await;
+}
+
 const CONFIG: &str = "[bridge]\nhostname = \"bridge.example.com\" # mine\n\n[[mcps]]\nname = \"bear\"\npath = \"/bear\"\ncommand = \"cat\"\n";
 
 fn write_config(home: &Path) -> String {
