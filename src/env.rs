@@ -31,6 +31,24 @@ pub const FERRY_LOG: &str = "FERRY_LOG";
 /// processes that merely have the same pid.
 pub const MCP_FERRY_RUN: &str = "MCP_FERRY_RUN";
 
+/// The API token of `ferry setup` and `ferry teardown`.
+pub const CLOUDFLARE_API_TOKEN: &str = "CLOUDFLARE_API_TOKEN";
+
+/// The account, instead of `account_id` in the configuration.
+pub const CLOUDFLARE_ACCOUNT_ID: &str = "CLOUDFLARE_ACCOUNT_ID";
+
+/// The zone, instead of `zone_id` in the configuration.
+pub const CLOUDFLARE_ZONE_ID: &str = "CLOUDFLARE_ZONE_ID";
+
+/// Where Cloudflare's API is, as in its official SDKs.
+pub const CLOUDFLARE_BASE_URL: &str = "CLOUDFLARE_BASE_URL";
+
+/// The client id of a Google project, for logging in with Google.
+pub const GOOGLE_CLIENT_ID: &str = "GOOGLE_CLIENT_ID";
+
+/// Its secret.
+pub const GOOGLE_CLIENT_SECRET: &str = "GOOGLE_CLIENT_SECRET";
+
 /// Prefixes of ferry's own secrets and settings; no child gets a variable that starts with one of these.
 pub const WITHHELD_PREFIXES: &[&str] = &["CLOUDFLARE_", "TUNNEL_", "GOOGLE_CLIENT_", "FERRY_"];
 

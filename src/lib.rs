@@ -16,6 +16,7 @@
 //! | 5 | [`cli`] | what people type: a file per command |
 //! | 4 | [`daemon`] | what `ferry try` and `ferry run` start; the one room that introduces the others to each other |
 //! | 3 | [`bridge`] | HTTP in, MCP out |
+//! | 3 | [`cloudflare`] | the account: what `ferry setup` makes there
 //! | 3 | [`demo`] | the MCP server that ferry carries along: a room of its own, since it is a whole program to itself |
 //! | 3 | [`tunnel`] | cloudflared as one supervised process |
 //! | 2 | [`supervisor`] | keeps processes alive, and ends them |
@@ -26,6 +27,7 @@
 
 pub mod bridge;
 pub mod cli;
+pub mod cloudflare;
 pub mod config;
 pub mod daemon;
 pub mod demo;

@@ -14,8 +14,11 @@ mod reload;
 mod remove;
 mod restart;
 mod run;
+mod setup;
 mod status;
 mod take_effect;
+mod teardown;
+mod urls;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -59,6 +62,12 @@ enum Command {
     List(list::List),
     /// Take over the servers of Claude Desktop, Claude Code, Cursor and VS Code.
     Import(import::Import),
+    /// Make a protected public name at Cloudflare for the servers of the configuration.
+    Setup(Box<setup::Setup>),
+    /// Remove what `ferry setup` made.
+    Teardown(teardown::Teardown),
+    /// Show the public addresses of the servers, and how to connect each client.
+    Urls(urls::Urls),
     /// Check the configuration, or print what may stand in it.
     Config(config::ConfigCommand),
 }
@@ -88,6 +97,9 @@ pub fn main() -> ExitCode {
         Some(Command::Remove(arguments)) => remove::run(&arguments),
         Some(Command::List(arguments)) => list::run(&arguments),
         Some(Command::Import(arguments)) => import::run(&arguments),
+        Some(Command::Setup(arguments)) => setup::run(&arguments),
+        Some(Command::Teardown(arguments)) => teardown::run(&arguments),
+        Some(Command::Urls(arguments)) => urls::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
         None if is_configured() => {
             let _ = Cli::command().print_help();

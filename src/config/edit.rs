@@ -220,6 +220,37 @@ pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
     checked(text, removed, change)
 }
 
+/// The text with one key of a section set to a text; the section is made where there is none.
+pub fn set(text: &str, section: &str, key: &str, value: &str) -> Result<String, EditError> {
+    let root = parse(text)?;
+    let value = Value::String(value.to_owned());
+    let mut edited = text.to_owned();
+    let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    match root.get(section).map(|found| (found.span(), found.get_ref())) {
+        Some((span, DeValue::Table(table))) => {
+            // The span of a section is that of its header.
+            let after_header = text[span.start..].find('\n').map(|length| span.start + length + 1);
+            if let Some(old) = table.get(key) {
+                edited.replace_range(old.span(), &value.to_string());
+            } else if let Some(at) = after_header {
+                edited.insert_str(at, &format!("{key} = {value}{newline}"));
+            } else {
+                let _ = write!(edited, "{newline}{key} = {value}{newline}");
+            }
+        }
+        Some(_) => return Err(EditError::TooOdd),
+        None => {
+            let gap = if text.is_empty() || text.ends_with('\n') { "" } else { newline };
+            let _ = write!(edited, "{gap}{newline}[{section}]{newline}{key} = {value}{newline}");
+        }
+    }
+    checked(text, edited, |table| {
+        if let Value::Table(section) = table.entry(section).or_insert_with(|| Value::Table(Table::new())) {
+            section.insert(key.to_owned(), value);
+        }
+    })
+}
+
 /// What is to be cut for a server to be gone, and what then changes.
 fn cut(text: &str, name: &str) -> Result<(Range<usize>, impl FnOnce(&mut Table) + use<>), EditError> {
     let root = parse(text)?;
@@ -424,6 +455,23 @@ command = "x"
 [tunnel]
 mode = "off"
 # the end"#;
+
+    #[test]
+    fn a_key_of_a_section_is_set_and_nothing_else_changes() {
+        for (text, expected) in [
+            (
+                "[cloudflare] # mine\ntunnel_name = 'x' # y\n",
+                "[cloudflare] # mine\nfile = \"z\"\ntunnel_name = 'x' # y\n",
+            ),
+            ("[cloudflare]\nfile = 'old' # y\n[bridge]\n", "[cloudflare]\nfile = \"z\" # y\n[bridge]\n"),
+            ("[bridge]\r\n", "[bridge]\r\n\r\n[cloudflare]\r\nfile = \"z\"\r\n"),
+            ("[cloudflare]", "[cloudflare]\nfile = \"z\"\n"),
+            ("", "\n[cloudflare]\nfile = \"z\"\n"),
+        ] {
+            assert_eq!(set(text, "cloudflare", "file", "z").unwrap(), expected, "{text:?}");
+        }
+        assert!(set("cloudflare = 1\n", "cloudflare", "file", "z").is_err());
+    }
 
     #[test]
     fn a_server_is_removed_with_what_belongs_to_it() {

@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 6] = [
     &["env", "error", "paths", "random", "secret"],
     &["telemetry"],
     &["config", "mcp", "supervisor"],
-    &["bridge", "demo", "tunnel"],
+    &["bridge", "cloudflare", "demo", "tunnel"],
     &["daemon"],
     &["cli"],
 ];

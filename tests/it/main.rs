@@ -21,6 +21,7 @@ mod legacy_policy;
 mod official_sdk;
 mod reload;
 mod run_command;
+mod setup;
 mod supervision;
 mod support;
 mod try_command;

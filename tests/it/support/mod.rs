@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub(crate) mod cloudflare;
 pub(crate) mod fake_child;
 pub(crate) mod ferry;
 pub(crate) mod http;
