@@ -121,11 +121,12 @@ server() {
   if [[ -z $url ]]; then
     echo "FAIL ferry $server_name start $(tr '\n' '|' <"$log")"
   else
-    client typescript-1 node "$work/client.mjs" typescript-1 "$facts" "$seen" "$url" "$log"
-    client typescript-2 node "$work/client.mjs" typescript-2 "$facts" "$seen" "$url" "$log"
-    [[ $facts == demo ]] && client typescript-2-default node "$work/client.mjs" typescript-2-default demo "$seen" "$url" "$log"
-    client python-1 "${old_python[@]}" "$work/client.py" "$facts" "$seen" "$url" "$log"
-    client python-2 "${new_python[@]}" "$work/client.py" "$facts" "$seen" "$url" "$log"
+    # Each client speaks its own era, whatever that of the server is.
+    client typescript-1 node "$work/client.mjs" typescript-1 "$facts" legacy "$url" "$log"
+    client typescript-2 node "$work/client.mjs" typescript-2 "$facts" modern "$url" "$log"
+    [[ $facts == demo ]] && client typescript-2-default node "$work/client.mjs" typescript-2-default demo legacy "$url" "$log"
+    client python-1 "${old_python[@]}" "$work/client.py" "$facts" legacy "$url" "$log"
+    client python-2 "${new_python[@]}" "$work/client.py" "$facts" modern "$url" "$log"
     inspect
   fi
   kill -INT "$ferry" 2>/dev/null
