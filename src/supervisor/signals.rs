@@ -6,8 +6,8 @@ use std::future::pending;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use nix::libc;
@@ -109,8 +109,10 @@ impl Interpreter {
 #[derive(Debug)]
 pub struct Signals {
     asked: mpsc::UnboundedReceiver<Asked>,
-    /// Set by SIGCONT's handler, cleared when a batch of signals is looked at.
+    /// Set by SIGCONT's handler; cleared where that was looked at and no stop was still to come.
     continued: Arc<AtomicBool>,
+    /// Whether a SIGTSTP has been told of, and [`Signals::stand_still`] is still to come.
+    owed: Arc<Mutex<bool>>,
 }
 
 impl Signals {
@@ -118,32 +120,41 @@ impl Signals {
     /// ends ferry by itself.
     pub fn listen() -> io::Result<Self> {
         let mut interpreter = Interpreter::of_this_process();
-        let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
-        // After the line above, so that handlers run in this order: where the flag is up, the signal is in the batch.
+        // Before the next line, so that handlers run in this order: where the signal is in a batch, the flag was up.
         let continued = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(libc::SIGCONT, Arc::clone(&continued))?;
+        let mut signals = SignalsInfo::<WithOrigin>::new(interpreter.signals())?;
+        let owed = Arc::new(Mutex::new(false));
         let (tell, asked) = mpsc::unbounded_channel();
-        let flag = Arc::clone(&continued);
+        let (flag, is_owed) = (Arc::clone(&continued), Arc::clone(&owed));
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             while !tell.is_closed() {
-                let pending = signals.wait();
-                flag.store(false, Ordering::SeqCst);
-                let batch: Vec<Origin> = pending.collect();
+                let batch: Vec<Origin> = signals.wait().collect();
                 // Those that wait together come without their order. Whoever sent both meant the last one, and to go on
                 // is the one that does no harm.
                 let goes_on = batch.iter().any(|origin| origin.signal == libc::SIGCONT);
+                {
+                    let owed = is_owed.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Who is still to stop must find it, however many batches later.
+                    if goes_on && !*owed {
+                        flag.store(false, Ordering::SeqCst);
+                    }
+                }
                 for origin in batch.iter().filter(|origin| !(goes_on && origin.signal == libc::SIGTSTP)) {
                     let Ok(signal) = Signal::try_from(origin.signal) else { continue };
                     let sender = origin.process.map(|process| process.pid);
                     let asks = interpreter.on(signal);
                     info!(%signal, sender, asks = asks.map(field::debug), "got a signal");
                     if let Some(asks) = asks {
+                        if asks == Asked::Freeze {
+                            *is_owed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                        }
                         let _ = tell.send(asks);
                     }
                 }
             }
         })?;
-        Ok(Self { asked, continued })
+        Ok(Self { asked, continued, owed })
     }
 
     /// The next one. Safe to be dropped and called again.
@@ -158,7 +169,12 @@ impl Signals {
     /// Stops this process where it stands, until SIGCONT; unless that has come already, since nobody would send it
     /// again. (Between the look and the stop lies a microsecond; whoever hits that sends a second one.)
     pub fn stand_still(&self) {
-        if !self.continued.load(Ordering::SeqCst) {
+        let came = {
+            let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+            *owed = false;
+            self.continued.swap(false, Ordering::SeqCst)
+        };
+        if !came {
             // It cannot fail for one's own process.
             let _ = nix::sys::signal::raise(Signal::SIGSTOP);
         }
